@@ -29,11 +29,15 @@ def parse_usd(value: Dollars, *, name: str = "amount") -> int:
     """
     if isinstance(value, bool) or not isinstance(value, str | Decimal | int):
         hint = f'; write "{value}" in quotes' if isinstance(value, float) else ""
-        raise TypeError(f"{name} must be a str, Decimal or int of US dollars, not {type(value).__name__}{hint}")
+        raise TypeError(
+            f"{name} must be a str, Decimal or int of US dollars, not {type(value).__name__}{hint}"
+        )
     try:
         amount = Decimal(value.strip().removeprefix("$")) if isinstance(value, str) else Decimal(value)
     except InvalidOperation:
-        raise ValueError(f'{name} {value!r} is not an amount of US dollars; write for example "20" or "0.50"') from None
+        raise ValueError(
+            f'{name} {value!r} is not an amount of US dollars; write for example "20" or "0.50"'
+        ) from None
     if not amount.is_finite():
         raise ValueError(f"{name} {value!r} is not a finite amount of US dollars")
     if amount < 0:

@@ -1,0 +1,50 @@
+"""The data that passes between a user, the core, the ledgers and the plugins. Plain, frozen, without behaviour."""
+
+from ._call import UNATTRIBUTED, Attribution, Call, Cost, CostLine, Step, new_key
+from ._caps import Budget, Cap, Every, Meter, Window, check_dimension
+from ._ledger import (
+    Bucket,
+    CapStatus,
+    Held,
+    Hold,
+    Kind,
+    Ledger,
+    OpenHold,
+    Record,
+    Refused,
+    Reservation,
+    Settlement,
+    Sum,
+)
+from ._report import Report, ReportRow, Tree
+
+__all__ = [
+    "UNATTRIBUTED",
+    "Attribution",
+    "Bucket",
+    "Budget",
+    "Call",
+    "Cap",
+    "CapStatus",
+    "Cost",
+    "CostLine",
+    "Every",
+    "Held",
+    "Hold",
+    "Kind",
+    "Ledger",
+    "Meter",
+    "OpenHold",
+    "Record",
+    "Refused",
+    "Report",
+    "ReportRow",
+    "Reservation",
+    "Settlement",
+    "Step",
+    "Sum",
+    "Tree",
+    "Window",
+    "check_dimension",
+    "new_key",
+]

@@ -1,0 +1,141 @@
+"""What is about to be sent, whom it is for, and what it costs."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from maestro_core.money import to_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+__all__ = ["UNATTRIBUTED", "Attribution", "Call", "Cost", "CostLine", "Step", "new_key"]
+
+UNATTRIBUTED = "(unattributed)"
+
+# One stage of the way to a call: ("agent", "researcher") or ("tool", "web_search").
+Step = tuple[Literal["agent", "tool"], str]
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_key() -> str:
+    """Return a ULID: 26 characters, unique, sorted by time (https://github.com/ulid/spec)."""
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return "".join([_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5)])
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Whom a call is for.
+
+    Args:
+        dimensions: `{"team": "growth", "customer": "acme", "run": "..."}`; at most 16 of 128 characters each.
+        path: The agents and tools around the call, outermost first. A call is charged to all of them, once each;
+            reports count it at the innermost.
+    """
+
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    path: tuple[Step, ...] = ()
+
+    def value(self, dimension: str) -> str:
+        """Return the value that a report shows: the innermost agent or tool, else the dimension's value."""
+        for kind, name in reversed(self.path):
+            if kind == dimension:
+                return name
+        return self.dimensions.get(dimension, UNATTRIBUTED)
+
+    def values(self, dimension: str) -> tuple[str, ...]:
+        """Return every value that a meter charges: all agents or tools on the path, once each, else one value."""
+        names = tuple(dict.fromkeys(name for kind, name in self.path if kind == dimension))
+        return names or (self.dimensions.get(dimension, UNATTRIBUTED),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One model call that is about to be sent.
+
+    Args:
+        provider: Provider id as in genai-prices: `"openai"`, `"anthropic"`, `"aws"`, ...
+        model: The model asked for, as the provider names it.
+        input: What will be sent: text, messages or any nesting of them. Only measured, never stored.
+        max_output_tokens: The output limit that the request carries, or None if it carries none.
+        tools: Tool definitions that are sent along. Only measured.
+        n: How many completions are asked for.
+        attempts: How often the client library may send it by itself (1 + its retries).
+        tier: The service tier that the request asks for.
+        operation: `"chat"` or `"embeddings"`.
+        attribution: Whom it is for; the surrounding `attribution(...)` is merged in when it is reserved.
+        name: How messages call it, e.g. `"ChatOpenAI gpt-5"`; the model's name if empty.
+        key: Identity of this attempt, made by the client; every verb of the ledger is idempotent on it.
+        at: When it is priced; now, if None.
+    """
+
+    provider: str
+    model: str
+    input: object = None
+    max_output_tokens: int | None = None
+    tools: Sequence[object] = ()
+    n: int = 1
+    attempts: int = 1
+    tier: str | None = None
+    operation: Literal["chat", "embeddings"] = "chat"
+    attribution: Attribution = field(default_factory=Attribution)
+    name: str = ""
+    key: str = field(default_factory=new_key)
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CostLine:
+    """One token kind or fee of a cost.
+
+    Args:
+        kind: `"input"`, `"cache_read"`, `"output"`, `"web_searches"`, ...
+        count: Tokens, or uses.
+        picos_per_unit: The rate in pico-dollars (1e-12 US dollars) each; exact.
+        model: The model whose rate it is.
+    """
+
+    kind: str
+    count: int
+    picos_per_unit: int | Fraction
+    model: str = ""
+
+    @property
+    def picos(self) -> int | Fraction:
+        """The line's exact amount in pico-dollars."""
+        return self.count * self.picos_per_unit
+
+    @property
+    def usd(self) -> Decimal:
+        """The line's amount in US dollars, rounded half-even to nano-dollars."""
+        return to_usd(round(Fraction(self.picos) / 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Priced usage.
+
+    Args:
+        nanos: Nano-dollars: the exact sum of the lines, rounded once, half-even (a bound is rounded up).
+        lines: What it is made of.
+        price_id: Which price was used, e.g. `"openai:gpt-5-mini@2025-08-07"`.
+        unpriced: Token kinds that were used and have no rate; `nanos` is then a lower bound.
+    """
+
+    nanos: int
+    lines: tuple[CostLine, ...] = ()
+    price_id: str = ""
+    unpriced: tuple[str, ...] = ()
+
+    @property
+    def usd(self) -> Decimal:
+        """The cost in US dollars, exact to the nano-dollar."""
+        return to_usd(self.nanos)

@@ -1,0 +1,307 @@
+"""What the core says to a ledger, and what it gets back. A ledger is a store of three verbs and their journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from maestro_core.money import to_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+    from ._call import Attribution, Call, Cost
+    from ._caps import Cap, Meter, Window
+
+__all__ = [
+    "Bucket", "CapStatus", "Held", "Hold", "Kind", "Ledger", "OpenHold", "Record", "Refused", "Reservation",
+    "Settlement", "Sum",
+]  # fmt: skip
+
+Kind = Literal["settled", "released", "presumed", "corrected", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One running total: a meter, its values, its window. Amounts in nano-dollars.
+
+    `spent` is settled, `held` belongs to open calls, `presumed` is counted for calls whose end nobody saw.
+    """
+
+    meter: Meter
+    values: tuple[str, ...]
+    window: Window | None
+    spent: int = 0
+    held: int = 0
+    presumed: int = 0
+
+    @property
+    def used(self) -> int:
+        """Everything that is not free: spent + held + presumed."""
+        return self.spent + self.held + self.presumed
+
+    @property
+    def label(self) -> str:
+        """The bucket's name, e.g. `customer=acme every day`."""
+        return self.meter.label(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A request to hold money for one call in every bucket that it charges.
+
+    Args:
+        key: The call's identity.
+        amount_nanos: Its worst case.
+        provider: Provider id.
+        model: Model asked for.
+        attribution: Complete: every dimension, `run` included where known.
+        limits: The meters to enforce, with the limit in nano-dollars that applies to each of their buckets.
+            Meters that only other processes cap are counted too, and not enforced.
+    """
+
+    key: str
+    amount_nanos: int
+    provider: str
+    model: str
+    attribution: Attribution
+    limits: tuple[tuple[Meter, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The money is held. `at_us` is the store's time, which decides the windows."""
+
+    key: str
+    amount_nanos: int
+    at_us: int
+    buckets: tuple[Bucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `limit_nanos`."""
+
+    bucket: Bucket
+    limit_nanos: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold:
+    """Money that is held now, or was presumed spent and may still be corrected."""
+
+    key: str
+    amount_nanos: int
+    at_us: int
+    provider: str
+    model: str
+    attribution: Attribution
+    owner: str
+    state: Literal["held", "presumed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What a call came to.
+
+    Args:
+        cost_nanos: The truth, or the best bound on it.
+        usage: Tokens and fees by kind (the totals of `Usage`).
+        estimated_nanos: How much of the cost is an estimate; 0 if the provider reported its usage.
+        sheet_nanos: What the price book alone would say, or None if it has no price.
+        price_id: Which price was used.
+        price_book: Which price book, e.g. `"genai-prices 0.2.3"`.
+        unpriced: Token kinds that have no rate; `("*",)` if the whole call has no price.
+        model: The model that answered, if it differs from the one asked for.
+        detail: Further facts as JSON values: `latency_ms`, `reason`, `fitted_output_tokens`, ...
+    """
+
+    cost_nanos: int
+    usage: Mapping[str, int] = field(default_factory=dict)
+    estimated_nanos: int = 0
+    sheet_nanos: int | None = None
+    price_id: str = ""
+    price_book: str = ""
+    unpriced: tuple[str, ...] = ()
+    model: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One row of the journal. Amounts are what this row adds, so sums over rows are always right.
+
+    `kind`: `settled` (usage known or estimated), `released` (provably not billed), `presumed` (its end was not seen:
+    counted at the hold), `corrected` (the difference that a late truth makes), `refused` (never sent).
+    `calls` is 1 on the row that first counts the call and 0 on the others. `at` is when it was reserved, which decides
+    its window; `written_at` when the row was written.
+    """
+
+    seq: int
+    kind: Kind
+    key: str
+    at: datetime
+    written_at: datetime
+    provider: str
+    model: str
+    attribution: Attribution
+    cost_nanos: int = 0
+    held_nanos: int = 0
+    estimated_nanos: int = 0
+    sheet_nanos: int | None = None
+    calls: int = 0
+    usage: Mapping[str, int] = field(default_factory=dict)
+    price_id: str = ""
+    price_book: str = ""
+    unpriced: tuple[str, ...] = ()
+    overrun: bool = False
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> Decimal:
+        """The amount in US dollars."""
+        return to_usd(self.cost_nanos)
+
+    @property
+    def run(self) -> str | None:
+        """The run that the call belongs to."""
+        return self.attribution.dimensions.get("run")
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One row of a report as the ledger adds it up; amounts in nano-dollars."""
+
+    values: tuple[str, ...]
+    cost_nanos: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated_nanos: int = 0
+    unpriced_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Money held for one call: held -> settled | released | presumed.
+
+    Args:
+        key: The call's identity.
+        call: The call, with its attribution complete.
+        held_nanos: What is held; 0 where no cap applies and no price is known.
+        at: The ledger's time, which decides the windows.
+        bound: How the hold was computed, or None where no price is known.
+        capped: Whether a cap applies.
+    """
+
+    key: str
+    call: Call
+    held_nanos: int
+    at: datetime
+    bound: Cost | None = None
+    capped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapStatus:
+    """Where one bucket of one cap stands. Amounts in US dollars; `resets_at` is aware UTC or None."""
+
+    cap: Cap
+    bucket: str
+    limit: Decimal
+    spent: Decimal
+    held: Decimal
+    presumed: Decimal
+    headroom: Decimal
+    resets_at: datetime | None
+
+
+class Ledger(Protocol):
+    """Where money is held and written down. All verbs are atomic, idempotent on `key`, and safe from any thread.
+
+    Every verb raises `LedgerUnavailable` when the store cannot be reached or written.
+    """
+
+    url: str
+
+    def now_us(self) -> int:
+        """Return the store's time in microseconds; it never goes back."""
+        ...
+
+    def declare(self, meters: Sequence[Meter]) -> None:
+        """Count for these meters from now on; a new one starts with this window's records and open holds."""
+        ...
+
+    def reserve(self, hold: Hold) -> Held | Refused:
+        """Hold the amount in every bucket the call charges, or in none.
+
+        Raises:
+            ReservationClosed: If the key was settled or released before.
+        """
+        ...
+
+    def settle(self, key: str, settlement: Settlement) -> Record:
+        """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
+
+        Settling again with the same cost returns the first record.
+
+        Raises:
+            ReservationClosed: If the key is unknown, was released, or was settled at another cost.
+        """
+        ...
+
+    def release(self, key: str, reason: str) -> Record:
+        """Give the held money back and journal why. Releasing again returns the first record.
+
+        Raises:
+            ReservationClosed: If the key is unknown or was settled.
+        """
+        ...
+
+    def refuse(self, hold: Hold, detail: Mapping[str, Any]) -> Record:
+        """Journal that a call was refused; holds nothing."""
+        ...
+
+    def presume(self, *, older_than_us: int) -> list[Record]:
+        """Count as spent every hold that was made before that time and is still open."""
+        ...
+
+    def meters(self) -> list[Meter]:
+        """Return every meter that the ledger counts for."""
+        ...
+
+    def buckets(self, meter: Meter) -> list[Bucket]:
+        """Return a meter's buckets of the current window (all buckets, where it has no windows)."""
+        ...
+
+    def holds(self) -> list[OpenHold]:
+        """Return the open and the presumed holds, oldest first."""
+        ...
+
+    def records(
+        self, *, since_us: int = 0, until_us: int | None = None, run: str | None = None
+    ) -> Iterator[Record]:
+        """Yield journal rows of calls reserved in [since_us, until_us), in the order they were written."""
+        ...
+
+    def sums(
+        self,
+        by: Sequence[str],
+        *,
+        since_us: int = 0,
+        until_us: int | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> list[Sum]:
+        """Add up the journal by dimensions (`provider` and `model` are dimensions too); `by=()` gives one total row."""
+        ...
+
+    def check(self) -> list[str]:
+        """Compare every counter with the journal and the open holds; return one line for each difference."""
+        ...
+
+    def close(self) -> None:
+        """Release the store. Further verbs raise `LedgerUnavailable`."""
+        ...
