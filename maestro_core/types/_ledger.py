@@ -195,6 +195,7 @@ class Reservation:
         at: The ledger's time, which decides the windows.
         bound: How the hold was computed, or None where no price is known.
         capped: Whether a cap applies.
+        spooled: Whether the ledger could not be reached: the call is written down once it can be again.
     """
 
     key: str
@@ -203,6 +204,7 @@ class Reservation:
     at: datetime
     bound: Cost | None = None
     capped: bool = False
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

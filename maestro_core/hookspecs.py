@@ -1,0 +1,58 @@
+"""What a plugin may implement. One sentence each; all take keywords by name, in any subset.
+
+Deciders stop at the first answer and may raise. Collectors are merged. Observers run after the money is safe, one
+plugin at a time; what they raise is logged and goes no further.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .errors import MaestroError
+    from .types import Call, Cap, Cost, Ledger, Record
+    from .usage import Usage
+
+__all__ = ["hookimpl", "hookspec"]
+
+hookspec = pluggy.HookspecMarker("maestro")
+hookimpl = pluggy.HookimplMarker("maestro")
+
+
+@hookspec(firstresult=True)
+def maestro_ledger(url: str) -> Ledger | None:  # type: ignore[empty-body]
+    """Open a ledger for a URL that Maestro does not know itself."""
+
+
+@hookspec(firstresult=True)
+def maestro_estimate(call: Call) -> Usage | None:  # type: ignore[empty-body]
+    """Return the most that a call can use, e.g. with an exact tokenizer; it replaces Maestro's own bound."""
+
+
+@hookspec(firstresult=True)
+def maestro_price(call: Call, usage: Usage) -> Cost | None:  # type: ignore[empty-body]
+    """Price usage by own rates: a contract, a GPU of one's own; also asked for the bound, with the most it can use."""
+
+
+@hookspec
+def maestro_attribution(call: Call) -> Mapping[str, str] | None:  # type: ignore[empty-body]
+    """Add dimensions, e.g. the customer from the request context."""
+
+
+@hookspec
+def maestro_caps(call: Call) -> Sequence[Cap] | None:  # type: ignore[empty-body]
+    """Add caps for this call, e.g. from a plan table."""
+
+
+@hookspec
+def maestro_settled(record: Record) -> None:
+    """Observe a journal row, after it was written."""
+
+
+@hookspec
+def maestro_refused(call: Call, error: MaestroError) -> None:
+    """Observe a refusal, after it was journalled."""

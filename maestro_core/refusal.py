@@ -1,0 +1,75 @@
+"""Why a call is refused: one line that says everything, with every number as an attribute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .clock import from_micros
+from .errors import CapExceeded
+from .money import format_usd, to_usd
+
+if TYPE_CHECKING:
+    from .errors import Reason
+    from .types import Bucket, Call, Cap, Cost, Refused
+
+__all__ = ["above_ceiling", "from_ledger"]
+
+
+def from_ledger(refused: Refused, cap: Cap, call: Call, needed: int) -> CapExceeded:
+    """Return the error for a ledger's refusal: `spent` if the money is gone, `held` if other calls only hold it."""
+    bucket = refused.bucket
+    gone = bucket.spent + bucket.presumed
+    reason: Reason = "spent" if gone + needed > refused.limit_nanos else "held"
+    presumed = f" + presumed {format_usd(bucket.presumed)}" if bucket.presumed else ""
+    held = f" + held {format_usd(bucket.held)}" if bucket.held else ""
+    return _error(
+        f"cap exceeded ({reason}): {bucket.label}: spent {format_usd(bucket.spent)}{presumed}{held}"
+        f" + this call up to {format_usd(needed)} > {format_usd(refused.limit_nanos)}{_resets(bucket)}",
+        reason, cap, bucket, call, needed,
+    )  # fmt: skip
+
+
+def above_ceiling(cap: Cap, bucket: Bucket, call: Call, bound: Cost, ceiling: int | None) -> CapExceeded:
+    """Return the error for a call whose worst case alone is above the limit; it names the output limit that fits."""
+    name = call.name or call.model
+    limit = format_usd(cap.limit_nanos)
+    if ceiling and call.max_output_tokens is None:
+        why = f"{name} sets no output limit (the model may answer up to {ceiling:,} tokens), so one call may cost"
+    else:
+        why = f"{name} may cost"
+    return _error(
+        f"cap exceeded (ceiling): {why} {format_usd(bound.nanos)}; cap {bucket.label} {limit}. {_fix(cap, call, bound, ceiling)}",
+        "ceiling", cap, bucket, call, bound.nanos,
+    )  # fmt: skip
+
+
+def _fix(cap: Cap, call: Call, bound: Cost, ceiling: int | None) -> str:
+    output = sum(line.picos for line in bound.lines if line.kind.startswith("output")) // 1000
+    room = cap.limit_nanos - (bound.nanos - output)
+    retries = f", or max_retries=0: the client may send it {call.attempts} times" if call.attempts > 1 else ""
+    if not ceiling or not output or room <= 0:
+        return f"Its input alone does not fit: send less, or raise the cap{retries}"
+    fits = int(ceiling * room // output)
+    # Two significant digits less: a number that people can read, and still below the limit.
+    step = 10 ** max(0, len(str(fits)) - 2)
+    return f"Set max_tokens={fits // step * step} or less{retries}" if fits else f"Raise the cap{retries}"
+
+
+def _resets(bucket: Bucket) -> str:
+    return f"; resets {from_micros(bucket.window.end_us):%Y-%m-%d %H:%M} UTC" if bucket.window else ""
+
+
+def _error(message: str, reason: Reason, cap: Cap, bucket: Bucket, call: Call, needed: int) -> CapExceeded:  # noqa: PLR0913, PLR0917 - private
+    return CapExceeded(
+        message,
+        reason=reason,
+        cap=cap,
+        bucket=bucket.label,
+        spent=to_usd(bucket.spent),
+        held=to_usd(bucket.held),
+        presumed=to_usd(bucket.presumed),
+        needed=to_usd(needed),
+        headroom=to_usd(max(0, cap.limit_nanos - bucket.used)),
+        resets_at=from_micros(bucket.window.end_us) if bucket.window else None,
+        attribution=call.attribution,
+    )

@@ -1,0 +1,175 @@
+"""The framework's runs that are in flight: from a call up to the agent and tools around it.
+
+An adapter reports starts and ends by the framework's own run ids; this keeps the tree, the spans and the open
+reservations, the same way for every framework.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from .attribution import current
+from .errors import CapExceeded, MaestroError
+from .types import Attribution
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from opentelemetry.trace import Span
+
+    from .maestro import Maestro
+    from .telemetry import Operation
+    from .types import Call, Record, Reservation, Step
+    from .usage import Usage
+
+__all__ = ["Runs"]
+
+_log = logging.getLogger("maestro")
+
+RunKind = Literal["chain", "agent", "tool"]
+_OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execute_tool"}
+
+
+@dataclass(slots=True)
+class _Run:
+    root_id: Hashable
+    path: tuple[Step, ...]
+    span: Span | None
+    own_span: Span | None = None
+    calls: set[Hashable] = field(default_factory=set)  # open calls, kept at the root only
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    reservation: Reservation
+    span: Span | None
+    root: _Run | None
+    began_ns: int
+
+
+class Runs:
+    """Runs in flight of one Maestro. Safe from any thread; every method is idempotent on `run_id`."""
+
+    def __init__(self, maestro: Maestro) -> None:
+        self._maestro = maestro
+        self._runs: dict[Hashable, _Run] = {}
+        self._calls: dict[Hashable, _OpenCall] = {}
+
+    def enter(
+        self,
+        run_id: Hashable,
+        parent_id: Hashable | None,
+        *,
+        kind: RunKind = "chain",
+        name: str = "",
+        dimensions: Mapping[str, str] | None = None,
+    ) -> None:
+        """A run has begun below its parent; agents and tools become part of the path of every call inside."""
+        if run_id in self._runs:
+            return
+        parent = self._runs.get(parent_id)
+        root_id = parent.root_id if parent else run_id
+        path = parent.path if parent else ()
+        run = _Run(root_id, path, parent.span if parent else None)
+        if kind != "chain":
+            run.path = (*path, (kind, name))
+            where = self.attribution(run, dimensions)
+            run.own_span = self._maestro.telemetry.start(_OPERATIONS[kind], name, where, parent=run.span)
+            run.span = run.own_span or run.span
+        self._runs[run_id] = run
+
+    def leave(self, run_id: Hashable, error: BaseException | None = None) -> None:
+        """A run has ended. With the outermost one, calls inside whose end was never reported settle at their hold."""
+        run = self._runs.pop(run_id, None)
+        if run is None:
+            return
+        self._maestro.telemetry.end(run.own_span, error=error)
+        for call_id in tuple(run.calls):
+            self.settle(call_id, None, reason="its end was never reported")
+
+    def agent(self, run_id: Hashable | None) -> str | None:
+        """Return the innermost agent around a run, without looking past the innermost tool."""
+        run = self._runs.get(run_id)
+        kind, name = run.path[-1] if run and run.path else ("", "")
+        return name if kind == "agent" else None
+
+    def attribution(self, run: _Run | Hashable | None, dimensions: Mapping[str, str] | None = None) -> Attribution:
+        """Return whom a call below `run` is for: metadata dimensions, then the surrounding `attribution(...)`."""
+        found = run if isinstance(run, _Run) else self._runs.get(run)
+        own = {"run": str(found.root_id)} if found else {}
+        return Attribution({**own, **(dimensions or {}), **current()}, found.path if found else ())
+
+    def reserve(self, run_id: Hashable, parent_id: Hashable | None, call: Call) -> None:
+        """Hold the money for a call that is about to be sent under this run id.
+
+        `call.attribution.dimensions` are those that the framework's metadata gives.
+
+        Raises:
+            CapExceeded, PriceNotFound, LedgerUnavailable: As `Maestro.reserve`; nothing was sent.
+        """
+        if run_id in self._calls:
+            return
+        parent = self._runs.get(parent_id)
+        own = {} if parent else {"run": str(run_id)}
+        where = self.attribution(parent, {**own, **call.attribution.dimensions})
+        call = replace(call, attribution=where)
+        span = self._maestro.telemetry.start(
+            call.operation, call.model, where, parent=parent.span if parent else None, call=call
+        )
+        try:
+            reservation = self._maestro.reserve(call)
+        except BaseException as error:
+            if span is not None and isinstance(error, CapExceeded):
+                span.set_attribute("maestro.refused", error.reason)
+            self._maestro.telemetry.end(span, error=error)
+            raise
+        root = self._runs.get(parent.root_id) if parent else None
+        if root:
+            root.calls.add(run_id)
+        self._calls[run_id] = _OpenCall(reservation, span, root, time.perf_counter_ns())
+
+    def settle(
+        self,
+        run_id: Hashable,
+        usage: Usage | None,
+        *,
+        error: BaseException | None = None,
+        reason: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> Record | None:
+        """A call has ended. Without usage it settles at its hold, marked as estimated; `reason` says why."""
+        call = self._pop(run_id)
+        if call is None:
+            return None
+        facts = {**(detail or {}), "latency_ms": (time.perf_counter_ns() - call.began_ns) // 1_000_000}
+        if reason:
+            facts["reason"] = reason
+        if error is not None:
+            facts["error"] = type(error).__qualname__
+        record = self._safely(lambda: self._maestro.settle_with(call.reservation, usage, facts))
+        self._maestro.telemetry.end(call.span, record, error)
+        return record
+
+    def release(self, run_id: Hashable, reason: str, error: BaseException | None = None) -> None:
+        """A call has provably not been billed: its money is free again."""
+        call = self._pop(run_id)
+        if call is not None:
+            self._safely(lambda: self._maestro.release(call.reservation, reason))
+            self._maestro.telemetry.end(call.span, error=error)
+
+    def _pop(self, run_id: Hashable) -> _OpenCall | None:
+        call = self._calls.pop(run_id, None)
+        if call is not None and call.root is not None:
+            call.root.calls.discard(run_id)
+        return call
+
+    def _safely(self, settle: Any) -> Any:
+        # The call was made and its answer is good: a ledger that fails now must not take the answer away.
+        try:
+            return settle()
+        except MaestroError:
+            _log.exception("a call could not be settled; its money stays held until it is presumed spent")
+            return None

@@ -1,0 +1,208 @@
+"""Settings: keyword arguments, then `MAESTRO_*`, then `maestro.toml`, then `[tool.maestro]` in pyproject.toml."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from .errors import SettingsError
+from .money import parse_usd
+from .types import Budget, Cap
+
+__all__ = ["Settings"]
+
+# Environment variables that start with MAESTRO_ and are no settings.
+_NOT_SETTINGS = frozenset({"attribution", "auto"})
+
+
+def _declared(kind: type[Cap | Budget]) -> BeforeValidator:
+    def convert(value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        unknown = set(value) - {"limit", "per", "where", "every", "alert_at"}
+        if unknown or "limit" not in value:
+            wrong = f"unknown key {min(unknown)!r}" if unknown else 'no "limit"'
+            raise ValueError(f"{wrong}; a {kind.__name__} has limit, per, where, every, alert_at")
+        limit, *rest = value["limit"], {k: v for k, v in value.items() if k != "limit"}
+        try:
+            return kind(limit, **rest[0])
+        except TypeError as error:  # pydantic passes on only ValueErrors
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(convert)
+
+
+class Settings(BaseSettings):
+    """Every setting, validated; unknown keys are errors.
+
+    Attributes:
+        ledger: `memory:`, `sqlite:///file.db` (an absolute path has four slashes).
+        caps: Ceilings that stop spend.
+        budgets: Targets that are tracked and stop nothing.
+        time_zone: IANA zone of the calendar windows.
+        on_unknown_price: `"warn"` counts the call as unpriced, `"refuse"` refuses it. Under a cap it is always refused.
+        on_ledger_error: `"refuse"` (only calls that a cap applies to) or `{"allow_usd": "5"}` per process.
+        wait_s: How long a door that can wait waits for held money.
+        min_output_tokens: Never fit a call below this.
+        hold_ttl_s: An open hold older than this is presumed spent.
+        ledger_timeout_s: The longest a callback may block on a network ledger.
+        require: Dimensions that every call must have.
+        require_mode: What happens to a call without them: `"refuse"` or `"warn"`.
+        dimensions: Further LangChain metadata keys that are dimensions.
+        capture_content: Whether prompts and completions may enter spans.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MAESTRO_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        toml_file="maestro.toml",
+        pyproject_toml_table_header=("tool", "maestro"),
+    )
+
+    ledger: str = "sqlite:///maestro.db"
+    caps: tuple[Annotated[Cap, _declared(Cap)], ...] = ()
+    budgets: tuple[Annotated[Budget, _declared(Budget)], ...] = ()
+    time_zone: str = "UTC"
+    on_unknown_price: Literal["warn", "refuse"] = "warn"
+    on_ledger_error: Literal["refuse"] | dict[Literal["allow_usd"], str] = "refuse"
+    wait_s: float = Field(120, ge=0)
+    min_output_tokens: int = Field(256, ge=1)
+    hold_ttl_s: float = Field(3600, gt=0)
+    ledger_timeout_s: float = Field(0.25, gt=0)
+    require: tuple[str, ...] = ()
+    require_mode: Literal["refuse", "warn"] = "refuse"
+    dimensions: tuple[str, ...] = ()
+    capture_content: bool = False
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+            self._origins = _origins(type(self), values)
+            _refuse_unknown_environment(type(self))
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"maestro.toml or pyproject.toml is not valid TOML: {error}") from None
+        except ValidationError as error:
+            raise SettingsError(_explain(error, type(self))) from None
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each value came from: `argument`, `MAESTRO_...`, `maestro.toml`, `pyproject.toml` or `default`."""
+        return self._origins
+
+    @property
+    def allow_nanos(self) -> int:
+        """What each process may spend while the ledger cannot be reached, in nano-dollars."""
+        return (
+            0
+            if self.on_ledger_error == "refuse"
+            else parse_usd(self.on_ledger_error["allow_usd"], name="allow_usd")
+        )
+
+    @field_validator("require", "dimensions", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(
+                f'{value!r} is no time zone; use an IANA name such as "Europe/Berlin" or "UTC"'
+            ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> Settings:
+        _ = self.allow_nanos
+        for kind in ("caps", "budgets"):
+            seen: dict[str, Cap | Budget] = {}
+            for declared in getattr(self, kind):
+                meter = declared.meter(self.time_zone).id
+                if meter in seen:
+                    raise ValueError(
+                        f"{kind}: {declared} and {seen[meter]} are about the same calls; keep one"
+                    )
+                seen[meter] = declared
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; pydantic-settings calls this."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls),
+            PyprojectTomlConfigSettingsSource(settings_cls),
+        )
+
+
+def _origins(cls: type[Settings], arguments: Mapping[str, Any]) -> dict[str, str]:
+    files = {
+        "maestro.toml": TomlConfigSettingsSource(cls)(),
+        "pyproject.toml": PyprojectTomlConfigSettingsSource(cls)(),
+    }
+    found = {}
+    for name in cls.model_fields:
+        variable = f"MAESTRO_{name.upper()}"
+        if name in arguments:
+            found[name] = "argument"
+        elif any(key.upper() == variable or key.upper().startswith(variable + "__") for key in os.environ):
+            found[name] = variable
+        else:
+            found[name] = next((file for file, values in files.items() if name in values), "default")
+    return found
+
+
+def _refuse_unknown_environment(cls: type[Settings]) -> None:
+    known = set(cls.model_fields) | _NOT_SETTINGS
+    for variable in os.environ:
+        name = variable.removeprefix("MAESTRO_").partition("__")[0].lower()
+        if variable.startswith("MAESTRO_") and name not in known:
+            raise SettingsError(f"unknown setting {variable} in the environment{_closest(name, known)}")
+
+
+def _explain(error: ValidationError, cls: type[Settings]) -> str:
+    """Return the first thing that is wrong, in one line that names the key and the fix."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {place!r}{_closest(place, cls.model_fields)}"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"setting {place}: {reason}" if place else reason
+
+
+def _closest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
