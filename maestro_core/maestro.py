@@ -61,7 +61,9 @@ class Maestro:
         self._spool = Spool(self.ledger, self.settings.allow_nanos)
         self._warned: set[str] = set()
         zone = self.settings.time_zone
-        self._caps: tuple[tuple[Cap, Meter], ...] = tuple((cap, cap.meter(zone)) for cap in self.settings.caps)
+        self._caps: tuple[tuple[Cap, Meter], ...] = tuple(
+            (cap, cap.meter(zone)) for cap in self.settings.caps
+        )
         self._declared: set[Meter] = set()
         self._declare([limit.meter(zone) for limit in (*self.settings.caps, *self.settings.budgets)])
         self._presume_old()
@@ -108,7 +110,13 @@ class Maestro:
             self._spool.say_once(error)
             at = from_micros(self._spool.now_us())
             return Reservation(
-                key=call.key, call=call, held_nanos=hold.amount_nanos, at=at, bound=bound, capped=bool(caps), spooled=True
+                key=call.key,
+                call=call,
+                held_nanos=hold.amount_nanos,
+                at=at,
+                bound=bound,
+                capped=bool(caps),
+                spooled=True,
             )
         if isinstance(outcome, Refused):
             cap = _cap_of(caps, outcome.bucket, outcome.limit_nanos)
@@ -184,7 +192,9 @@ class Maestro:
 
         Left without settling, the call settles at its hold, marked as estimated.
         """
-        call = Call(provider=provider, model=model, input=input, max_output_tokens=max_output_tokens, tools=tools)
+        call = Call(
+            provider=provider, model=model, input=input, max_output_tokens=max_output_tokens, tools=tools
+        )
         return OpenCall(self, call)
 
     # -- questions ------------------------------------------------------------------------------------------------
@@ -247,7 +257,11 @@ class Maestro:
         extra = [(cap, cap.meter(self.settings.time_zone)) for cap in added]
         if extra:
             self._declare([meter for _, meter in extra])
-        return [pair for pair in (*self._caps, *extra) if matches(pair[1], call.attribution, call.provider, call.model)]
+        return [
+            pair
+            for pair in (*self._caps, *extra)
+            if matches(pair[1], call.attribution, call.provider, call.model)
+        ]
 
     def _check_required(self, call: Call) -> None:
         missing = [d for d in self.settings.require if call.attribution.value(d) == UNATTRIBUTED]
@@ -257,7 +271,9 @@ class Maestro:
         if self.settings.require_mode == "warn":
             self._warn_once(f"calls without {names} are counted as {UNATTRIBUTED}")
             return
-        raise MaestroError(f"this call has no {names}, which is required; wrap it in attribution({missing[0]}=...)")
+        raise MaestroError(
+            f"this call has no {names}, which is required; wrap it in attribution({missing[0]}=...)"
+        )
 
     def _bound(self, call: Call, *, capped: bool) -> Cost | None:
         try:
@@ -273,7 +289,9 @@ class Maestro:
             if bound.nanos > cap.limit_nanos:
                 values = tuple(call.attribution.value(d) for d in meter.per)
                 bucket = Bucket(meter, values, None)
-                self._refuse(call, hold, refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call)))
+                self._refuse(
+                    call, hold, refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call))
+                )
 
     def _refuse(self, call: Call, hold: Hold, error: CapExceeded) -> NoReturn:
         try:

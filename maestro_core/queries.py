@@ -46,7 +46,7 @@ def cap_status(ledger: Ledger, caps: Sequence[Cap], time_zone: str) -> list[CapS
     return [status for _, status in found]
 
 
-def report(  # noqa: PLR0913 - the arguments are the query
+def report(
     ledger: Ledger,
     by: str | Sequence[str],
     *,

@@ -151,4 +151,3 @@ def _most_output(call: Call) -> int:
             f"{call.name or call.model} sets no output limit, and the most it can answer is not known; set max_tokens"
         )
     return tokens
-

@@ -59,7 +59,7 @@ def _resets(bucket: Bucket) -> str:
     return f"; resets {from_micros(bucket.window.end_us):%Y-%m-%d %H:%M} UTC" if bucket.window else ""
 
 
-def _error(message: str, reason: Reason, cap: Cap, bucket: Bucket, call: Call, needed: int) -> CapExceeded:  # noqa: PLR0913, PLR0917 - private
+def _error(message: str, reason: Reason, cap: Cap, bucket: Bucket, call: Call, needed: int) -> CapExceeded:  # noqa: PLR0917 - private
     return CapExceeded(
         message,
         reason=reason,

@@ -96,7 +96,9 @@ class Runs:
         kind, name = run.path[-1] if run and run.path else ("", "")
         return name if kind == "agent" else None
 
-    def attribution(self, run: _Run | Hashable | None, dimensions: Mapping[str, str] | None = None) -> Attribution:
+    def attribution(
+        self, run: _Run | Hashable | None, dimensions: Mapping[str, str] | None = None
+    ) -> Attribution:
         """Return whom a call below `run` is for: metadata dimensions, then the surrounding `attribution(...)`."""
         found = run if isinstance(run, _Run) else self._runs.get(run)
         own = {"run": str(found.root_id)} if found else {}
@@ -130,6 +132,11 @@ class Runs:
         if root:
             root.calls.add(run_id)
         self._calls[run_id] = _OpenCall(reservation, span, root, time.perf_counter_ns())
+
+    def call(self, run_id: Hashable) -> Call | None:
+        """Return the open call of a run id, or None."""
+        found = self._calls.get(run_id)
+        return found.reservation.call if found else None
 
     def settle(
         self,

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .clock import SystemClock, from_micros, to_micros
+from .clock import SystemClock, from_micros
 from .errors import LedgerUnavailable, ReservationClosed
 from .types import Hold, Record
 
@@ -90,7 +90,11 @@ class Spool:
         """Try once more, and log what could not be written down."""
         self.replay()
         for reservation, settlement in self._waiting:
-            _log.error("call %s (%s nano-dollars) could not be written to the ledger", reservation.key, settlement.cost_nanos)
+            _log.error(
+                "call %s (%s nano-dollars) could not be written to the ledger",
+                reservation.key,
+                settlement.cost_nanos,
+            )
 
     def _post(self, reservation: Reservation, settlement: Settlement) -> Record:
         if reservation.spooled:

@@ -50,7 +50,13 @@ _USAGE = {
 }
 
 # OpenTelemetry spells some providers differently from genai-prices.
-_PROVIDERS = {"aws": "aws.bedrock", "azure": "azure.ai.openai", "google": "gcp.gen_ai", "mistral": "mistral_ai", "x-ai": "x_ai"}
+_PROVIDERS = {
+    "aws": "aws.bedrock",
+    "azure": "azure.ai.openai",
+    "google": "gcp.gen_ai",
+    "mistral": "mistral_ai",
+    "x-ai": "x_ai",
+}
 
 _KINDS = {"chat": trace.SpanKind.CLIENT, "embeddings": trace.SpanKind.CLIENT}
 
@@ -66,7 +72,13 @@ class Telemetry:
         self._lock = threading.Lock()
 
     def start(
-        self, operation: Operation, name: str, attribution: Attribution, *, parent: Span | None, call: Call | None = None
+        self,
+        operation: Operation,
+        name: str,
+        attribution: Attribution,
+        *,
+        parent: Span | None,
+        call: Call | None = None,
     ) -> Span | None:
         """Start a span below `parent` (or below the current span), or return None if nobody listens.
 
@@ -94,7 +106,9 @@ class Telemetry:
             attributes=attributes,
         )
 
-    def end(self, span: Span | None, record: Record | None = None, error: BaseException | None = None) -> None:
+    def end(
+        self, span: Span | None, record: Record | None = None, error: BaseException | None = None
+    ) -> None:
         """End a span, with what the ledger says it cost, or with the error that ended it."""
         if span is None:
             return
