@@ -1,0 +1,45 @@
+# Everything runs in .venv; the first target that needs it makes it. PYTHON must be 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench clean
+
+help:            ## what there is
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+demo: .venv/demo ## a real agent against the bundled stand-in provider, no keys needed
+	@$(BIN)/maestro demo
+
+test: .venv/test ## all tests that this machine allows; the summary says what was skipped and why
+	@$(BIN)/python -m pytest
+
+lint: .venv/lint ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: .venv/test ## measure: prices, ledger, handler; ratios are taken side by side in one run
+	@for each in tests/benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+
+clean:           ## forget the environment and all caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Maestro needs Python 3.11 or newer; run make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/demo: .venv/pip pyproject.toml
+	@echo "installing Maestro and the LangChain clients into .venv (once, about half a minute) ..."
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+.venv/test: .venv/demo
+	@echo "installing the test tools into .venv (once) ..."
+	@$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+.venv/lint: .venv/test
+	@$(BIN)/python -m pip install --quiet --group lint
+	@touch $@
