@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from .clock import from_micros
 from .errors import SettingsError
-from .types import Window
+from .types import UNATTRIBUTED, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["charges", "matches", "window"]
 
 _HOUR_US = 3_600_000_000
+
+# The dimensions that a call's path gives, several values of each.
+_PATH = ("agent", "tool")
 
 # The window last found for each (every, time zone): nearly every call falls into the same one as the call before.
 _latest: dict[tuple[Every | None, str], Window] = {}
@@ -83,7 +86,10 @@ def _values(dimension: str, attribution: Attribution, provider: str, model: str)
         return (model,)
     if dimension == "provider":
         return (provider,)
-    return attribution.values(dimension)
+    if dimension in _PATH:
+        return attribution.values(dimension)
+    # What `values` would say, without looking along the path: this runs for every meter of every call.
+    return (attribution.dimensions.get(dimension, UNATTRIBUTED),)
 
 
 def _find(every: Every, time_zone: str, at_us: int) -> Window:

@@ -1,0 +1,147 @@
+"""The rows that each verb adds to the journal. Amounts are what a row adds, so that sums over rows are right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maestro_core.clock import from_micros
+from maestro_core.errors import ReservationClosed
+from maestro_core.types import Hold, OpenHold, Record, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["numbers", "presumed", "refused", "released", "repeated_release", "repeated_settle", "settled"]
+
+
+def settled(hold: OpenHold, truth: Settlement, *, seq: int, now_us: int) -> Record:
+    """Return the row that settles a hold, or that corrects one which was presumed spent."""
+    late = hold.state == "presumed"
+    counted = hold.amount_nanos if late else 0
+    detail = dict(truth.detail)
+    if truth.model and truth.model != hold.model:
+        # The record keeps the model asked for, because that is what the buckets were charged by.
+        detail["served_model"] = truth.model
+    return Record(
+        seq=seq,
+        kind="corrected" if late else "settled",
+        key=hold.key,
+        at=from_micros(hold.at_us),
+        written_at=from_micros(now_us),
+        provider=hold.provider,
+        model=hold.model,
+        attribution=hold.attribution,
+        cost_nanos=truth.cost_nanos - counted,
+        held_nanos=hold.amount_nanos,
+        estimated_nanos=truth.estimated_nanos - counted,
+        sheet_nanos=truth.sheet_nanos,
+        calls=0 if late else 1,
+        usage=dict(truth.usage),
+        price_id=truth.price_id,
+        price_book=truth.price_book,
+        unpriced=truth.unpriced,
+        overrun=truth.cost_nanos > hold.amount_nanos,
+        detail=detail,
+    )
+
+
+def released(hold: OpenHold, reason: str, *, seq: int, now_us: int) -> Record:
+    """Return the row that gives a hold back; if it was presumed spent, the row takes that back, call included."""
+    counted = hold.amount_nanos if hold.state == "presumed" else 0
+    return Record(
+        seq=seq,
+        kind="released",
+        key=hold.key,
+        at=from_micros(hold.at_us),
+        written_at=from_micros(now_us),
+        provider=hold.provider,
+        model=hold.model,
+        attribution=hold.attribution,
+        cost_nanos=-counted,
+        held_nanos=hold.amount_nanos,
+        estimated_nanos=-counted,
+        calls=-1 if hold.state == "presumed" else 0,
+        detail={"reason": reason},
+    )
+
+
+def presumed(hold: OpenHold, *, seq: int, now_us: int) -> Record:
+    """Return the row that counts a hold as spent because its end was not seen; unpriced if nothing was held."""
+    return Record(
+        seq=seq,
+        kind="presumed",
+        key=hold.key,
+        at=from_micros(hold.at_us),
+        written_at=from_micros(now_us),
+        provider=hold.provider,
+        model=hold.model,
+        attribution=hold.attribution,
+        cost_nanos=hold.amount_nanos,
+        held_nanos=hold.amount_nanos,
+        estimated_nanos=hold.amount_nanos,
+        calls=1,
+        unpriced=() if hold.amount_nanos else ("*",),
+    )
+
+
+def refused(hold: Hold, detail: Mapping[str, Any], *, seq: int, now_us: int) -> Record:
+    """Return the row of a call that was not admitted; what it would have needed is in the detail."""
+    at = from_micros(now_us)
+    return Record(
+        seq=seq,
+        kind="refused",
+        key=hold.key,
+        at=at,
+        written_at=at,
+        provider=hold.provider,
+        model=hold.model,
+        attribution=hold.attribution,
+        detail={"needed_nanos": hold.amount_nanos, **detail},
+    )
+
+
+def numbers(record: Record) -> tuple[int, int, int, int, int, int]:
+    """Return what a row adds to a report, in the order of `Sum`: cost, calls, input, output, estimated, unpriced."""
+    unpriced = int(bool(record.unpriced))
+    undoes_presumed = record.kind == "corrected" or record.calls < 0
+    if undoes_presumed and not record.held_nanos:
+        unpriced -= 1  # the presumed row of a hold of nothing counted the call as unpriced
+    return (
+        record.cost_nanos,
+        record.calls,
+        record.usage.get("input_tokens", 0),
+        record.usage.get("output_tokens", 0),
+        record.estimated_nanos,
+        unpriced,
+    )
+
+
+def repeated_settle(key: str, closing: Record | None, truth: Settlement) -> Record:
+    """Return the row that already settled this key at the same cost.
+
+    Raises:
+        ReservationClosed: If there is none, it released the hold, or the cost was another.
+    """
+    if closing is None:
+        raise ReservationClosed(f"reservation {key} is unknown to this ledger; reserve before you settle")
+    if closing.kind == "released":
+        raise ReservationClosed(f"reservation {key} was released; it cannot be settled")
+    cost = closing.cost_nanos + (closing.held_nanos if closing.kind == "corrected" else 0)
+    if cost != truth.cost_nanos:
+        raise ReservationClosed(
+            f"reservation {key} was settled at {cost} nano-dollars, not at {truth.cost_nanos}"
+        )
+    return closing
+
+
+def repeated_release(key: str, closing: Record | None) -> Record:
+    """Return the row that already released this key.
+
+    Raises:
+        ReservationClosed: If there is none, or it settled the hold.
+    """
+    if closing is None:
+        raise ReservationClosed(f"reservation {key} is unknown to this ledger; reserve before you release")
+    if closing.kind != "released":
+        raise ReservationClosed(f"reservation {key} was settled; it cannot be released")
+    return closing

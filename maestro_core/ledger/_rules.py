@@ -1,0 +1,144 @@
+"""What every ledger decides alike: which buckets a call charges, whether it fits, what counters must say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from maestro_core.caps import charges, window
+from maestro_core.types import Attribution, Bucket, Hold, Meter, OpenHold, Refused, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = [
+    "BucketKey",
+    "Counted",
+    "Counter",
+    "Place",
+    "Spend",
+    "charged",
+    "differences",
+    "rebuild",
+    "refusal",
+    "since_us",
+]
+
+# Meter id, values, start of the window (0 for a meter without windows).
+BucketKey = tuple[str, tuple[str, ...], int]
+
+# [spent, held, presumed] in nano-dollars. A list, because a ledger in memory updates it in place on its hot path.
+Counter = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A meter that a ledger counts for, and from when: calls reserved before `since_us` are not in it."""
+
+    meter: Meter
+    since_us: int
+
+
+class Place(NamedTuple):
+    """Where money is counted: one value of a meter in one window; `key` is its identity."""
+
+    meter: Meter
+    values: tuple[str, ...]
+    window: Window | None
+    key: BucketKey
+
+    def bucket(self, counter: Sequence[int]) -> Bucket:
+        """Return the bucket as users see it."""
+        return Bucket(self.meter, self.values, self.window, *counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What journal rows of one attribution add up to, all reserved within one quarter of an hour."""
+
+    attribution: Attribution
+    provider: str
+    model: str
+    at_us: int
+    cost_nanos: int
+
+
+def since_us(meter: Meter, now_us: int) -> int:
+    """Return from when a meter declared now counts: the start of its current window, or always."""
+    current = window(meter.every, meter.time_zone, now_us)
+    return current.start_us if current else 0
+
+
+def charged(
+    counted: Iterable[Counted], attribution: Attribution, provider: str, model: str, at_us: int
+) -> list[Place]:
+    """Return every place that a call reserved at `at_us` is counted at."""
+    meters = [one.meter for one in counted if one.since_us <= at_us]
+    places = []
+    for meter, values in charges(meters, attribution, provider, model):
+        current = window(meter.every, meter.time_zone, at_us)
+        key = (meter.id, values, current.start_us if current else 0)
+        places.append(Place(meter, values, current, key))
+    return places
+
+
+def refusal(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int) -> Refused | None:
+    """Return the bucket that lacks the most room for a hold, or None if the hold fits everywhere."""
+    limits: dict[str, int] = {}
+    for meter, limit in hold.limits:
+        limits[meter.id] = min(limit, limits.get(meter.id, limit))
+    most, tightest = 0, None
+    for place, counter in places:
+        enforced = limits.get(place.meter.id)
+        if enforced is None:
+            continue
+        lack = sum(counter) + hold.amount_nanos - enforced
+        if lack > most:
+            most, tightest = lack, (place, counter, enforced)
+    if tightest is None:
+        return None
+    place, counter, enforced = tightest
+    return Refused(place.bucket(counter), enforced, at_us)
+
+
+def rebuild(
+    counted: Sequence[Counted], spends: Iterable[Spend], holds: Iterable[OpenHold]
+) -> dict[BucketKey, tuple[Place, Counter]]:
+    """Return what every counter must say, from the journal and the holds alone.
+
+    A presumed hold has its journal row already, so it moves from spent to presumed and is not counted again.
+    """
+    rebuilt: dict[BucketKey, tuple[Place, Counter]] = {}
+
+    def add(of: Spend | OpenHold, spent: int, held: int, presumed: int) -> None:
+        for place in charged(counted, of.attribution, of.provider, of.model, of.at_us):
+            counter = rebuilt.setdefault(place.key, (place, [0, 0, 0]))[1]
+            counter[0] += spent
+            counter[1] += held
+            counter[2] += presumed
+
+    for spend in spends:
+        add(spend, spend.cost_nanos, 0, 0)
+    for hold in holds:
+        if hold.state == "held":
+            add(hold, 0, hold.amount_nanos, 0)
+        else:
+            add(hold, -hold.amount_nanos, 0, hold.amount_nanos)
+    return rebuilt
+
+
+def differences(
+    expected: Mapping[BucketKey, Sequence[int]], actual: Mapping[BucketKey, Sequence[int]]
+) -> list[str]:
+    """Return one line for each counter that differs; a bucket that is missing counts as zero."""
+    lines = []
+    for key in sorted(expected.keys() | actual.keys()):
+        should, does = tuple(expected.get(key, (0, 0, 0))), tuple(actual.get(key, (0, 0, 0)))
+        for name, right, wrong in zip(("spent", "held", "presumed"), should, does, strict=True):
+            if right != wrong:
+                meter, values, start_us = key
+                lines.append(
+                    f"{meter} {list(values)} from {start_us}: {name} is {wrong} nano-dollars,"
+                    f" journal and holds say {right}"
+                )
+    return lines

@@ -1,0 +1,277 @@
+"""The ledger of one process, in its memory: for tests, notebooks and short scripts. Nothing survives the process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from maestro_core.caps import window
+from maestro_core.clock import Clock, SystemClock
+from maestro_core.errors import LedgerUnavailable, ReservationClosed
+from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
+
+from . import _records
+from ._rules import (
+    BucketKey,
+    Counted,
+    Counter,
+    Place,
+    Spend,
+    charged,
+    differences,
+    rebuild,
+    refusal,
+    since_us,
+)
+from ._totals import Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["MemoryLedger"]
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open or presumed hold, and the places where it is counted."""
+
+    hold: OpenHold
+    places: list[tuple[Place, Counter]]
+
+
+class MemoryLedger:
+    """A ledger in memory, behind one lock.
+
+    Args:
+        clock: Where time comes from; the machine's clock if None.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.url = "memory:"
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._latest_us = 0
+        self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._counted: dict[str, Counted] = {}
+        self._buckets: dict[BucketKey, tuple[Place, Counter]] = {}
+        self._open: dict[str, _Open] = {}
+        self._journal: list[tuple[int, Record]] = []
+        self._closing: dict[str, Record] = {}
+        self._refusals: dict[str, Record] = {}
+
+    def now_us(self) -> int:
+        """Return the latest time seen, in microseconds; it never goes back."""
+        with self._lock:
+            return self._now_us()
+
+    def declare(self, meters: Sequence[Meter]) -> None:
+        """Count for these meters from now on; a new one starts with this window's records and open holds."""
+        with self._lock:
+            self._declare(meters)
+
+    def reserve(self, hold: Hold) -> Held | Refused:
+        """Hold the amount in every bucket the call charges, or in none.
+
+        Raises:
+            ReservationClosed: If the key was settled or released before.
+        """
+        with self._lock:
+            now_us = self._now_us()
+            if hold.key in self._open:
+                return _held(self._open[hold.key])
+            if hold.key in self._closing:
+                raise ReservationClosed(
+                    f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
+                )
+            self._declare([meter for meter, _ in hold.limits])
+            places = self._places(hold, now_us)
+            refused = refusal(hold, places, now_us)
+            if refused:
+                return refused
+            for place, counter in places:
+                counter[1] += hold.amount_nanos
+                self._buckets.setdefault(place.key, (place, counter))
+            opened = _Open(_open_hold(hold, now_us, self._owner), places)
+            self._open[hold.key] = opened
+            return _held(opened)
+
+    def settle(self, key: str, settlement: Settlement) -> Record:
+        """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
+
+        Raises:
+            ReservationClosed: If the key is unknown, was released, or was settled at another cost.
+        """
+        with self._lock:
+            now_us = self._now_us()
+            opened = self._open.get(key)
+            if opened is None:
+                return _records.repeated_settle(key, self._closing.get(key), settlement)
+            record = _records.settled(opened.hold, settlement, seq=len(self._journal) + 1, now_us=now_us)
+            self._close_hold(opened, record, settlement.cost_nanos)
+            return record
+
+    def release(self, key: str, reason: str) -> Record:
+        """Give the held money back and journal why. Releasing again returns the first record.
+
+        Raises:
+            ReservationClosed: If the key is unknown or was settled.
+        """
+        with self._lock:
+            now_us = self._now_us()
+            opened = self._open.get(key)
+            if opened is None:
+                return _records.repeated_release(key, self._closing.get(key))
+            record = _records.released(opened.hold, reason, seq=len(self._journal) + 1, now_us=now_us)
+            self._close_hold(opened, record, 0)
+            return record
+
+    def refuse(self, hold: Hold, detail: Mapping[str, Any]) -> Record:
+        """Journal that a call was refused; holds nothing. Refusing again returns the first record."""
+        with self._lock:
+            now_us = self._now_us()
+            record = self._refusals.get(hold.key)
+            if record is None:
+                record = _records.refused(hold, detail, seq=len(self._journal) + 1, now_us=now_us)
+                self._refusals[hold.key] = record
+                self._journal.append((now_us, record))
+            return record
+
+    def presume(self, *, older_than_us: int) -> list[Record]:
+        """Count as spent every hold that was made before that time and is still open."""
+        with self._lock:
+            now_us = self._now_us()
+            return [
+                self._presume(opened, now_us)
+                for opened in self._open.values()
+                if opened.hold.state == "held" and opened.hold.at_us < older_than_us
+            ]
+
+    def meters(self) -> list[Meter]:
+        """Return every meter that the ledger counts for."""
+        with self._lock:
+            self._check_open()
+            return [counted.meter for counted in self._counted.values()]
+
+    def buckets(self, meter: Meter) -> list[Bucket]:
+        """Return a meter's buckets of the current window (all buckets, where it has no windows)."""
+        with self._lock:
+            current = window(meter.every, meter.time_zone, self._now_us())
+            found = [
+                place.bucket(counter)
+                for place, counter in self._buckets.values()
+                if place.meter == meter and place.window == current
+            ]
+        return sorted(found, key=lambda bucket: bucket.values)
+
+    def holds(self) -> list[OpenHold]:
+        """Return the open and the presumed holds, oldest first."""
+        with self._lock:
+            self._check_open()
+            return sorted((opened.hold for opened in self._open.values()), key=lambda h: (h.at_us, h.key))
+
+    def records(
+        self, *, since_us: int = 0, until_us: int | None = None, run: str | None = None
+    ) -> Iterator[Record]:
+        """Yield journal rows of calls reserved in [since_us, until_us), in the order they were written."""
+        for at_us, record in self._rows():
+            if (
+                since_us <= at_us
+                and (until_us is None or at_us < until_us)
+                and (run is None or record.run == run)
+            ):
+                yield record
+
+    def sums(
+        self,
+        by: Sequence[str],
+        *,
+        since_us: int = 0,
+        until_us: int | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> list[Sum]:
+        """Add up the journal by dimensions (`provider` and `model` are dimensions too); `by=()` gives one total row."""
+        totals = Totals(by, where)
+        for record in self.records(since_us=since_us, until_us=until_us):
+            totals.add_call(record.attribution, record.provider, record.model, _records.numbers(record))
+        return totals.sums()
+
+    def check(self) -> list[str]:
+        """Compare every counter with the journal and the open holds; return one line for each difference."""
+        with self._lock:
+            self._check_open()
+            expected = self._rebuild(list(self._counted.values()))
+            return differences(
+                {key: counter for key, (_, counter) in expected.items()},
+                {key: counter for key, (_, counter) in self._buckets.items()},
+            )
+
+    def close(self) -> None:
+        """Release the store. Further verbs raise `LedgerUnavailable`."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerUnavailable("the ledger memory: is closed; open a new one")
+
+    def _now_us(self) -> int:
+        self._check_open()
+        self._latest_us = max(self._latest_us, self._clock.now_us())
+        return self._latest_us
+
+    def _declare(self, meters: Sequence[Meter]) -> None:
+        new = [meter for meter in meters if meter.id not in self._counted]
+        if not new:
+            return
+        now_us = self._now_us()
+        counted = [Counted(meter, since_us(meter, now_us)) for meter in dict.fromkeys(new)]
+        self._buckets |= self._rebuild(counted)
+        self._counted |= {one.meter.id: one for one in counted}
+        for opened in self._open.values():
+            opened.places = self._places(opened.hold, opened.hold.at_us)
+
+    def _rebuild(self, counted: Sequence[Counted]) -> dict[BucketKey, tuple[Place, Counter]]:
+        spends = (Spend(r.attribution, r.provider, r.model, at, r.cost_nanos) for at, r in self._journal)
+        return rebuild(counted, spends, [opened.hold for opened in self._open.values()])
+
+    def _places(self, of: Hold | OpenHold, at_us: int) -> list[tuple[Place, Counter]]:
+        places = charged(self._counted.values(), of.attribution, of.provider, of.model, at_us)
+        found = self._buckets.get
+        return [found(place.key) or (place, [0, 0, 0]) for place in places]
+
+    def _close_hold(self, opened: _Open, record: Record, cost_nanos: int) -> None:
+        state = 1 if opened.hold.state == "held" else 2
+        for _, counter in opened.places:
+            counter[state] -= opened.hold.amount_nanos
+            counter[0] += cost_nanos
+        del self._open[opened.hold.key]
+        self._closing[opened.hold.key] = record
+        self._journal.append((opened.hold.at_us, record))
+
+    def _presume(self, opened: _Open, now_us: int) -> Record:
+        record = _records.presumed(opened.hold, seq=len(self._journal) + 1, now_us=now_us)
+        for _, counter in opened.places:
+            counter[1] -= opened.hold.amount_nanos
+            counter[2] += opened.hold.amount_nanos
+        opened.hold = replace(opened.hold, state="presumed")
+        self._journal.append((opened.hold.at_us, record))
+        return record
+
+    def _rows(self) -> list[tuple[int, Record]]:
+        with self._lock:
+            self._check_open()
+            return self._journal.copy()
+
+
+def _open_hold(hold: Hold, at_us: int, owner: str) -> OpenHold:
+    return OpenHold(
+        hold.key, hold.amount_nanos, at_us, hold.provider, hold.model, hold.attribution, owner, "held"
+    )
+
+
+def _held(opened: _Open) -> Held:
+    buckets = tuple([place.bucket(counter) for place, counter in opened.places])
+    return Held(opened.hold.key, opened.hold.amount_nanos, opened.hold.at_us, buckets)
