@@ -1,0 +1,61 @@
+"""Shared fixtures. Nothing here replaces a part of Maestro: the frameworks, the HTTP and the ledgers are real."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from langchain_anthropic import ChatAnthropic
+from langchain_openai import ChatOpenAI
+
+from maestro_core import Maestro
+from maestro_core.testing import FakeProvider, Reply
+
+for name in tuple(os.environ):  # a developer's own settings must not leak into the tests
+    if name.startswith(("MAESTRO_", "OTEL_")):
+        del os.environ[name]
+os.environ["LANGSMITH_TRACING"] = "false"
+
+
+@pytest.fixture
+def provider():
+    """A stand-in provider whose calls all cost the same: 1,000 tokens in, 100 out."""
+    with FakeProvider(Reply(text="fine", input_tokens=1_000, output_tokens=100)) as running:
+        yield running
+
+
+@pytest.fixture
+def openai(provider):
+    """Make a ChatOpenAI that talks to the stand-in."""
+
+    def make(**kwargs):
+        kwargs = {"model": "gpt-5-mini", "max_tokens": 100, "max_retries": 0, "stream_usage": True, **kwargs}
+        return ChatOpenAI(base_url=provider.openai_url, api_key="none", **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def anthropic(provider):
+    """Make a ChatAnthropic that talks to the stand-in."""
+
+    def make(**kwargs):
+        kwargs = {"model": "claude-sonnet-5", "max_tokens": 100, "max_retries": 0, **kwargs}
+        return ChatAnthropic(base_url=provider.anthropic_url, api_key="none", **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def make_maestro(tmp_path, monkeypatch):
+    """Make a Maestro with a ledger of its own; all are closed at the end."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def make(**settings):
+        made.append(Maestro(**{"ledger": "memory:", **settings}))
+        return made[-1]
+
+    yield make
+    for maestro in made:
+        maestro.close()
