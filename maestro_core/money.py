@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from fractions import Fraction
 
-__all__ = ["NANOS_PER_USD", "PICOS_PER_NANO", "Dollars", "format_usd", "parse_usd", "to_usd"]
+__all__ = ["NANOS_PER_USD", "PICOS_PER_NANO", "Dollars", "format_usd", "parse_usd", "to_nanos", "to_usd"]
 
 NANOS_PER_USD = 1_000_000_000
 PICOS_PER_NANO = 1_000
@@ -13,7 +14,10 @@ PICOS_PER_NANO = 1_000
 Dollars = str | Decimal | int
 
 # 10**18 nano-dollars (a billion dollars) keeps every counter far from int64's limit, however many are added.
-_MOST_NANOS = 10**18
+_MOST_USD = 10**9
+
+# Arithmetic on Decimals rounds to the application's own decimal context, which may be narrower than money is.
+_EXACT = Context(prec=40, traps=[Inexact])
 
 
 def parse_usd(value: Dollars, *, name: str = "amount") -> int:
@@ -42,25 +46,38 @@ def parse_usd(value: Dollars, *, name: str = "amount") -> int:
         raise ValueError(f"{name} {value!r} is not a finite amount of US dollars")
     if amount < 0:
         raise ValueError(f"{name} {value!r} is negative; amounts of US dollars are zero or more")
-    nanos = amount * NANOS_PER_USD
-    if nanos > _MOST_NANOS:
+    if amount > _MOST_USD:
         raise ValueError(f"{name} {value!r} is more than Maestro counts (a billion US dollars)")
-    if nanos != nanos.to_integral_value():
+    nanos = _exact_nanos(amount)
+    if nanos is None:
         raise ValueError(f"{name} {value!r} has more than nine decimal places of a US dollar")
-    return int(nanos)
+    return nanos
+
+
+def _exact_nanos(amount: Decimal) -> int | None:
+    try:
+        nanos = _EXACT.multiply(amount, Decimal(NANOS_PER_USD))
+    except Inexact:
+        return None
+    return int(nanos) if nanos == nanos.to_integral_value() else None
+
+
+def to_nanos(usd: Decimal) -> int:
+    """Return `Decimal` US dollars of any sign, as `to_usd` made them, as nano-dollars."""
+    return round(Fraction(usd) * NANOS_PER_USD)
 
 
 def to_usd(nanos: int) -> Decimal:
     """Return nano-dollars as exact `Decimal` US dollars, without trailing zeros."""
-    usd = Decimal(nanos).scaleb(-9).normalize()
-    # normalize() turns 20 into 2E+1; quantize to whole dollars gives the plain form back.
-    return usd.quantize(Decimal(1)) if usd == usd.to_integral_value() else usd
+    whole, rest = divmod(abs(nanos), NANOS_PER_USD)
+    sign = "-" if nanos < 0 else ""
+    return Decimal(f"{sign}{whole}.{rest:09}".rstrip("0").rstrip("."))
 
 
 def format_usd(nanos: int) -> str:
     """Return nano-dollars as people read them: `$12.34`; below a dollar, four significant digits (`$0.0421`)."""
     sign = "-" if nanos < 0 else ""
-    usd = Decimal(abs(nanos)).scaleb(-9)
+    usd = to_usd(abs(nanos))
     if usd >= 1 or nanos == 0:
         return f"{sign}${usd:,.2f}"
     digits = min(9, 3 - usd.adjusted())  # adjusted() is the exponent of the first significant digit

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from .caps import window
 from .clock import from_micros, to_micros
-from .money import to_usd
+from .money import to_nanos, to_usd
 from .types import CapStatus, Report, ReportRow, Tree, check_dimension
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Node:
         """Return the node as a `Tree`; a parent's own cost is that of its models, which stand below it as leaves."""
         children = tuple(child.freeze() for child in self.children.values())
         own = self.nanos + sum(child.nanos for child in self.children.values() if child.kind == "model")
-        total = to_usd(self.nanos) + sum((child.total for child in children), start=to_usd(0))
+        total = to_usd(self.nanos + sum(to_nanos(child.total) for child in children))
         calls = self.calls + sum(child.calls for child in children)
         return Tree(self.kind, self.name, to_usd(own), total, calls, tuple(self.refusals), children)
 

@@ -6,7 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maestro_core.money import format_usd, to_usd
+from maestro_core.money import format_usd, to_nanos, to_usd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ class Report:
             calls=sum(r.calls for r in self.rows),
             input_tokens=sum(r.input_tokens for r in self.rows),
             output_tokens=sum(r.output_tokens for r in self.rows),
-            estimated=sum((r.estimated for r in self.rows), start=to_usd(0)),
+            estimated=to_usd(sum(to_nanos(r.estimated) for r in self.rows)),
             unpriced_calls=sum(r.unpriced_calls for r in self.rows),
         )
 
@@ -132,4 +132,4 @@ class Tree:
 
 
 def _dollars(amount: Decimal) -> str:
-    return format_usd(int(amount.scaleb(9)))
+    return format_usd(to_nanos(amount))
