@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self, get_args
@@ -59,7 +60,7 @@ class Meter:
         """The identity as readable text, e.g. `customer every day UTC` or `customer,model where team=growth`."""
         parts = [",".join(self.per) or "all"]
         if self.where:
-            parts.append("where " + ",".join(f"{k}={v}" for k, v in self.where))
+            parts.append("where " + ",".join(f"{k}={_quoted(v)}" for k, v in self.where))
         if self.every:
             parts.append(f"every {self.every} {self.time_zone}")
         return " ".join(parts)
@@ -163,6 +164,11 @@ class Budget(_Limit):
         alert_at: float | Sequence[float] = (0.5, 0.8, 1.0),
     ) -> None:
         self._fill(limit, per, where, every, _as_sequence(alert_at))
+
+
+def _quoted(value: str) -> str:
+    # Without quotes, where={"team": "a,user=b"} would have the identity of where={"team": "a", "user": "b"}.
+    return json.dumps(value) if set(value) & set(' ,="') else value
 
 
 def _as_sequence(value: float | Sequence[float]) -> Sequence[float]:
