@@ -1,0 +1,157 @@
+"""Spans as a backend receives them: through the user's provider, and over OTLP to a real HTTP receiver."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.tools import tool
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from maestro_core import Cap, CapExceeded, attribution
+from maestro_core.testing import Reply
+from maestro_langchain import MaestroCallbackHandler
+
+
+@pytest.fixture
+def spans(monkeypatch):
+    """The user's own tracer provider, with what it exported."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    yield exporter
+    provider.shutdown()
+
+
+@pytest.fixture
+def researcher(provider, openai):
+    """An agent with one tool."""
+
+    @tool
+    def search(query: str) -> str:
+        """Search."""
+        return "found"
+
+    def reply(request):
+        if request.tools and not request.tool_results:
+            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
+        return Reply(text="done", input_tokens=1_200, output_tokens=60, cache_read_tokens=1_000)
+
+    provider.reply = reply
+    return create_agent(openai(), [search], name="researcher")
+
+
+def ask(agent, maestro, **config):
+    with attribution(team="growth", customer="acme"):
+        config = {"callbacks": [MaestroCallbackHandler(maestro)], **config}
+        return agent.invoke({"messages": [("user", "go")]}, config=config)
+
+
+def test_the_tree_is_agent_tool_and_model(spans, researcher, provider, make_maestro):
+    ask(researcher, make_maestro(), configurable={"thread_id": "t-1"})
+    found = {span.name: span for span in spans.get_finished_spans()}
+    assert sorted(found) == ["chat gpt-5-mini", "execute_tool search", "invoke_agent researcher"]
+    agent = found["invoke_agent researcher"]
+    assert agent.parent is None
+    for span in spans.get_finished_spans():
+        assert span.attributes["maestro.team"] == "growth"
+        assert span.attributes["gen_ai.agent.name"] == "researcher"
+        assert span.attributes["gen_ai.conversation.id"] == "t-1"
+        if span is not agent:
+            assert span.parent.span_id == agent.context.span_id
+    chat = found["chat gpt-5-mini"]
+    assert chat.kind is trace.SpanKind.CLIENT
+    assert chat.attributes["gen_ai.provider.name"] == "openai"
+    assert chat.attributes["gen_ai.usage.input_tokens"] == 1_200
+    assert chat.attributes["gen_ai.usage.cache_read.input_tokens"] == 1_000
+
+
+def test_span_costs_add_up_to_the_bill(spans, researcher, provider, make_maestro):
+    ask(researcher, make_maestro())
+    costs = [span.attributes.get("maestro.cost.nano_usd") for span in spans.get_finished_spans()]
+    assert sum(filter(None, costs)) == provider.bill_nanos > 0
+    assert costs.count(None) == 2  # the agent and the tool carry no cost, so that no sum doubles
+
+
+def test_a_refusal_is_an_error_without_cost(spans, openai, make_maestro):
+    maestro = make_maestro(caps=[Cap("0.000001")])
+    with pytest.raises(CapExceeded):
+        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]})
+    (span,) = spans.get_finished_spans()
+    assert span.attributes["maestro.refused"] == "ceiling"
+    assert span.attributes["error.type"] == "CapExceeded"
+    assert "gen_ai.usage.cost" not in span.attributes
+
+
+def test_a_call_stands_below_the_users_current_span(spans, openai, make_maestro):
+    with trace.get_tracer("app").start_as_current_span("request") as request:
+        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
+    chat = next(span for span in spans.get_finished_spans() if span.name.startswith("chat"))
+    assert chat.parent.span_id == request.get_span_context().span_id
+
+
+def test_no_content_enters_a_span(spans, provider, openai, make_maestro):
+    provider.reply = Reply(text="mellon")
+    openai().invoke("speak, friend", config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
+    text = spans.get_finished_spans()[0].to_json()
+    assert "mellon" not in text
+    assert "friend" not in text
+
+
+class Receiver(ThreadingHTTPServer):
+    """An OTLP/HTTP receiver that decodes what it gets with the protocol's own protobufs."""
+
+    def __init__(self):
+        self.spans = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                self.server.spans.extend(scope.spans)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_spans_arrive_over_otlp(researcher, provider, make_maestro, monkeypatch):
+    with Receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.server_port}")
+        maestro = make_maestro()
+        ask(researcher, maestro)
+        maestro.close()
+        receiver.shutdown()
+    names = sorted(span.name for span in receiver.spans)
+    assert names == ["chat gpt-5-mini", "chat gpt-5-mini", "execute_tool search", "invoke_agent researcher"]
+    costs = [
+        a.value.int_value
+        for span in receiver.spans
+        for a in span.attributes
+        if a.key == "maestro.cost.nano_usd"
+    ]
+    assert sum(costs) == provider.bill_nanos
+
+
+def test_a_dead_backend_stops_nothing(researcher, provider, make_maestro, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    maestro = make_maestro()
+    ask(researcher, maestro)
+    assert maestro.report("team", since="all").total == provider.bill
+    maestro.close()
