@@ -1,0 +1,17 @@
+"""What a model call costs: its price after the call, its bound before. Exact, and nothing unknown is free.
+
+The prices are those of the installed `genai-prices`, which is read when the first price is asked for.
+"""
+
+from __future__ import annotations
+
+from .pricing import price
+
+__all__ = ["price", "price_book"]
+
+
+def price_book() -> str:
+    """Return which price book is installed, e.g. `"genai-prices 0.2.3"`."""
+    from importlib.metadata import version
+
+    return f"genai-prices {version('genai-prices')}"
