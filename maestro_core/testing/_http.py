@@ -30,9 +30,10 @@ class Server(ThreadingHTTPServer):
     # Not daemons: server_close() joins them, so that a stopped provider leaves no thread.
     daemon_threads = False
 
-    def __init__(self, answer: Callable[[Exchange], None]) -> None:
+    def __init__(self, answer: Callable[[Exchange], None], *, keep_alive: bool) -> None:
         super().__init__(("127.0.0.1", 0), Exchange)
         self.answer = answer
+        self.keep_alive = keep_alive
         self.stopping = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -103,9 +104,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     def send_whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Send a complete answer."""
-        self.send_response_only(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
+        self._send_head(status, {"Content-Type": "application/json", **headers})
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -113,10 +112,16 @@ class Exchange(BaseHTTPRequestHandler):
 
     def start_stream(self) -> None:
         """Send the headers of a stream."""
-        self.send_response_only(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self._send_head(200, {"Content-Type": "text/event-stream; charset=utf-8"})
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+
+    def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if not self.server.keep_alive:
+            self.send_header("Connection", "close")
 
     def send_chunk(self, data: bytes) -> None:
         """Send one chunk of a stream; an empty one ends it.

@@ -46,10 +46,10 @@ class Service:
             Lost: If the connection is gone.
         """
         request, reply = self._request, self._reply
+        if not request.protocol:
+            raise Failure(404, f"Invalid URL ({request.path})", "unknown_url")
         if not request.body:
             raise Failure(400, "We could not parse the JSON body of your request.")
-        if not request.protocol:
-            raise Failure(404, f"Invalid URL (POST {request.path})", "unknown_url")
         self._check_model()
         if reply.status >= _FIRST_ERROR:
             self._exchange.pause(reply.delay_s)
@@ -81,17 +81,22 @@ class Service:
         self._deliver(self._reply.model or self._request.model, Counts(input=tokens), body)
 
     def _generate(self, dialect: Dialect) -> None:
-        asked = dialect.asked()
-        cached = self._book.cache.count(self._reply.model or asked.model, asked.blocks)
-        # Unique beyond this provider: graphs replace a message by one with the same id.
-        name = secrets.token_hex(12)
-        answer = compose(
-            asked, self._reply, name=name, created=int(self._request.at.timestamp()), cached=cached
-        )
+        try:
+            answer = self._composed(dialect)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Failure(400, f"cannot read the request: {type(error).__name__}: {error}") from error
         if self._request.stream:
             self._stream(answer, dialect)
         else:
             self._deliver(answer.model, answer.counts, dialect.whole(answer))
+
+    def _composed(self, dialect: Dialect) -> Answer:
+        asked = dialect.asked()
+        cached = self._book.cache.count(self._reply.model or asked.model, asked.blocks)
+        # Unique beyond this provider: graphs replace a message by one with the same id.
+        name = secrets.token_hex(12)
+        created = int(self._request.at.timestamp())
+        return compose(asked, self._reply, name=name, created=created, cached=cached)
 
     def _deliver(self, model: str, counts: Counts, body: dict[str, Any]) -> None:
         """Send a plain answer. It is billed before the client can see it, and also if nobody waits for it."""
@@ -111,20 +116,20 @@ class Service:
         try:
             self._exchange.pause(self._reply.delay_s)
             if self._reply.hang_s:
-                meter.generated = len(answer.pieces)
-                meter.bill("complete" if self._outlasted(self._reply.hang_s) else "undelivered")
+                self._hang(meter, len(answer.pieces))
             self._send_events(meter, answer, dialect)
         except (Lost, OSError):
             meter.bill("abandoned")
             raise
 
-    def _outlasted(self, seconds: float) -> bool:
-        """Wait; return whether the client did so too."""
+    def _hang(self, meter: _Meter, total: int) -> None:
+        """Keep silent over a stream that is generated already, and owed in full."""
+        meter.generated = total
         try:
-            self._exchange.pause(seconds)
+            self._exchange.pause(self._reply.hang_s)
         except Lost:
-            return False
-        return True
+            meter.bill("undelivered")
+            raise
 
     def _send_events(self, meter: _Meter, answer: Answer, dialect: Dialect) -> None:
         total = len(answer.pieces)

@@ -51,6 +51,8 @@ class FakeProvider:
         reply: One `Reply` for all requests; or a list, one for each request in turn and echoes afterwards; or a
             function from `Request` to `Reply`, text or None (an echo); or None: echoes. It can be set at any time.
         clock: Where `Request.at` comes from.
+        keep_alive: Whether connections stay open between requests. Without, a client that is never closed (some
+            libraries keep theirs for good) leaves no open socket behind.
 
     Example:
         An outage from request 10 to 20:
@@ -62,14 +64,15 @@ class FakeProvider:
         ```
     """
 
-    def __init__(self, reply: Rule = None, *, clock: Clock | None = None) -> None:
+    def __init__(self, reply: Rule = None, *, clock: Clock | None = None, keep_alive: bool = True) -> None:
         self._clock = clock or SystemClock()
+        self._keep_alive = keep_alive
         self._book = Book()
         self._server: Server | None = None
         self.reply = reply
 
     def __enter__(self) -> Self:
-        self._server = Server(self._answer)
+        self._server = Server(self._answer, keep_alive=self._keep_alive)
         return self
 
     def __exit__(self, *_: object) -> None:
