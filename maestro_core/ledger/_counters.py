@@ -1,0 +1,88 @@
+"""The meters of a SQLite file and their buckets, read and changed inside a writing transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._queries import open_holds
+from ._reports import spends
+from ._rows import insert_meter, packed, read_meters
+from ._rules import Counted, Place, charged, rebuild, since_us
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from maestro_core.types import Hold, Meter, OpenHold
+
+__all__ = ["Counters"]
+
+_ADD = (
+    "INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (meter_id, window_start_us, value) DO UPDATE SET"
+    " spent_nanos = spent_nanos + excluded.spent_nanos, held_nanos = held_nanos + excluded.held_nanos,"
+    " presumed_nanos = presumed_nanos + excluded.presumed_nanos"
+)
+_READ = (
+    "SELECT spent_nanos, held_nanos, presumed_nanos FROM buckets"
+    " WHERE meter_id = ? AND window_start_us = ? AND value = ?"
+)
+
+
+class Counters:
+    """What one process knows of the file's meters, and how their buckets are read and changed.
+
+    Any process may add a meter, and from then on every process must feed it. So the file counts its meters' version,
+    and each writing transaction calls `refresh` first.
+    """
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._counted: list[Counted] = []
+        self._ids: dict[str, int] = {}
+
+    def know(self, meters: Iterable[Meter]) -> bool:
+        """Return whether all these meters are known to be in the file already; meters are never removed."""
+        return all(meter.id in self._ids for meter in meters)
+
+    def refresh(self, connection: sqlite3.Connection, version: int) -> None:
+        """Read the meters again if the file's version is another than the one last seen."""
+        if version == self._version:
+            return
+        meters = read_meters(connection)
+        self._ids = {counted.meter.id: meter_id for meter_id, counted in meters.items()}
+        self._counted = list(meters.values())
+        self._version = version
+
+    def declare(self, connection: sqlite3.Connection, meters: Sequence[Meter], now_us: int) -> None:
+        """Add the meters that are not in the file, each filled with this window's records and open holds."""
+        new = [meter for meter in dict.fromkeys(meters) if meter.id not in self._ids]
+        for meter in new:
+            counted = Counted(meter, since_us(meter, now_us))
+            meter_id = insert_meter(connection, counted)
+            filled = rebuild([counted], spends(connection, counted.since_us), open_holds(connection))
+            connection.executemany(
+                _ADD, [(meter_id, key[2], packed(key[1]), *counter) for key, (_, counter) in filled.items()]
+            )
+        if new:
+            connection.execute(
+                "UPDATE store SET meters_version = meters_version + 1, clock_us = ?", (now_us,)
+            )
+
+    def places(self, of: Hold | OpenHold, at_us: int) -> list[Place]:
+        """Return every place where a call reserved at `at_us` is counted."""
+        return charged(self._counted, of.attribution, of.provider, of.model, at_us)
+
+    def read(self, connection: sqlite3.Connection, places: Iterable[Place]) -> list[tuple[int, int, int]]:
+        """Return the counter of each place; zeros where nothing was counted yet."""
+        execute = connection.execute
+        return [execute(_READ, self._row(place)).fetchone() or (0, 0, 0) for place in places]
+
+    def add(
+        self, connection: sqlite3.Connection, places: Iterable[Place], change: tuple[int, int, int]
+    ) -> None:
+        """Add to spent, held and presumed at every place."""
+        connection.executemany(_ADD, [(*self._row(place), *change) for place in places])
+
+    def _row(self, place: Place) -> tuple[int, int, str]:
+        meter_id, values, start_us = place.key
+        return self._ids[meter_id], start_us, packed(values)

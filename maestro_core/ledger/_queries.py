@@ -1,0 +1,69 @@
+"""How the SQLite ledger finds holds and records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._rows import HOLD_COLUMNS, RECORD_COLUMNS, hold_of, record_of
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from maestro_core.types import OpenHold, Record
+
+__all__ = ["find_hold", "find_record", "open_holds", "read_page", "span"]
+
+_HOLDS = f"SELECT {HOLD_COLUMNS} FROM holds JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
+_RECORDS = f"SELECT {RECORD_COLUMNS} FROM journal JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
+
+
+def find_hold(connection: sqlite3.Connection, key: str) -> OpenHold | None:
+    """Return the open or presumed hold of a key."""
+    row = connection.execute(f"{_HOLDS} WHERE key = ?", (key,)).fetchone()
+    return hold_of(row) if row else None
+
+
+def open_holds(connection: sqlite3.Connection) -> list[OpenHold]:
+    """Return the open and the presumed holds, oldest first."""
+    return [hold_of(row) for row in connection.execute(f"{_HOLDS} ORDER BY reserved_at_us, key")]
+
+
+def find_record(connection: sqlite3.Connection, key: str, *kinds: str) -> Record | None:
+    """Return the record of a key that is of one of these kinds."""
+    marks = ", ".join("?" * len(kinds))
+    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind IN ({marks})", (key, *kinds)).fetchone()
+    return record_of(row) if row else None
+
+
+def span(
+    connection: sqlite3.Connection, since_us: int, until_us: int | None, run: str | None
+) -> tuple[int, int]:
+    """Return the first and the last number of the records reserved in [since_us, until_us); (1, 0) if there are none.
+
+    Calls are written about when they are reserved, so reading between the two skips nearly all that is outside.
+    """
+    where, values = _filter(since_us, until_us, run)
+    row = connection.execute(f"SELECT min(seq), max(seq) FROM journal WHERE {where}", values).fetchone()  # noqa: S608 - constants
+    return (row[0], row[1]) if row[0] is not None else (1, 0)
+
+
+def read_page(
+    connection: sqlite3.Connection,
+    seqs: tuple[int, int],
+    span_us: tuple[int, int | None],
+    run: str | None,
+    most: int,
+) -> list[Record]:
+    """Return the next records, at most so many, with numbers in [first, last] and reserved in [since, until)."""
+    where, values = _filter(*span_us, run)
+    rows = connection.execute(
+        f"{_RECORDS} WHERE {where} AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?", (*values, *seqs, most)
+    )
+    return [record_of(row) for row in rows]
+
+
+def _filter(since_us: int, until_us: int | None, run: str | None) -> tuple[str, list[Any]]:
+    where, values = "reserved_at_us >= ?", [since_us]
+    if until_us is not None:
+        where, values = f"{where} AND reserved_at_us < ?", [*values, until_us]
+    return (f"run = ? AND {where}", [run, *values]) if run is not None else (where, values)

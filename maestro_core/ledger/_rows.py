@@ -1,0 +1,205 @@
+"""Rows of the SQLite tables, to and from Maestro's own types."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from maestro_core.clock import from_micros, to_micros
+from maestro_core.types import Attribution, Hold, Meter, OpenHold, Record
+
+from ._records import numbers
+from ._rules import Counted
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+__all__ = [
+    "HOLD_COLUMNS",
+    "NOT_ROLLED_UP",
+    "RECORD_COLUMNS",
+    "AttributionIds",
+    "attribution_of",
+    "hold_of",
+    "insert_hold",
+    "insert_meter",
+    "insert_record",
+    "packed",
+    "read_meters",
+    "record_of",
+    "rollup_values",
+    "unpacked_values",
+]
+
+_HOUR_US = 3_600_000_000
+
+# One value of these covers a handful of calls, so sums per hour would be as long as the journal.
+NOT_ROLLED_UP = ("run", "conversation", "provider", "model")
+
+HOLD_COLUMNS = "key, amount_nanos, reserved_at_us, provider, model, dimensions, path, run, owner, state"
+RECORD_COLUMNS = (
+    "seq, kind, key, reserved_at_us, written_at_us, provider, model, dimensions, path, run, cost_nanos, held_nanos,"
+    " estimated_nanos, sheet_nanos, calls, usage, price_id, price_book, unpriced, overrun, detail"
+)
+
+packed = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str).encode
+
+
+class AttributionIds:
+    """Each attribution's row in the file, made on first use; recent ones are remembered."""
+
+    _MOST = 10_000
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], int] = {}
+
+    def find(self, connection: sqlite3.Connection, attribution: Attribution) -> int:
+        """Return the id of an attribution without its run, inside a writing transaction."""
+        dimensions = packed({k: v for k, v in attribution.dimensions.items() if k != "run"})
+        key = (dimensions, packed(attribution.path))
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        row = connection.execute(
+            "SELECT attribution_id FROM attributions WHERE dimensions = ? AND path = ?", key
+        ).fetchone()
+        if row is None:
+            # Not remembered yet: this transaction may be rolled back, and the id with it.
+            made = connection.execute("INSERT INTO attributions (dimensions, path) VALUES (?, ?)", key)
+            return int(made.lastrowid or 0)
+        if len(self._known) >= self._MOST:
+            self._known.clear()
+        self._known[key] = row[0]
+        return int(row[0])
+
+
+def attribution_of(dimensions: str, path: str, run: str | None) -> Attribution:
+    """Return an attribution from its row and its run."""
+    pairs, steps = _unpacked(dimensions, path)
+    return Attribution(dict(pairs) if run is None else {**dict(pairs), "run": run}, steps)
+
+
+@lru_cache(maxsize=4096)
+def _unpacked(dimensions: str, path: str) -> tuple[tuple[tuple[str, str], ...], tuple[Any, ...]]:
+    return tuple(json.loads(dimensions).items()), tuple([(kind, name) for kind, name in json.loads(path)])
+
+
+def read_meters(connection: sqlite3.Connection) -> dict[int, Counted]:
+    """Return every meter by its id in the file."""
+    rows = connection.execute("SELECT meter_id, per, matching, every, time_zone, since_us FROM meters")
+    return {
+        meter_id: Counted(
+            Meter(
+                tuple(json.loads(per)),
+                tuple([(k, v) for k, v in json.loads(matching)]),
+                every,
+                time_zone,
+            ),
+            since,
+        )
+        for meter_id, per, matching, every, time_zone, since in rows
+    }
+
+
+def insert_meter(connection: sqlite3.Connection, counted: Counted) -> int:
+    """Write a new meter; return its id in the file."""
+    meter = counted.meter
+    row = (meter.id, packed(meter.per), packed(meter.where), meter.every, meter.time_zone, counted.since_us)
+    made = connection.execute(
+        "INSERT INTO meters (name, per, matching, every, time_zone, since_us) VALUES (?, ?, ?, ?, ?, ?)", row
+    )
+    return int(made.lastrowid or 0)
+
+
+def unpacked_values(text: str) -> tuple[str, ...]:
+    """Return a bucket's values from the row's JSON array."""
+    return tuple(json.loads(text))
+
+
+def insert_hold(
+    connection: sqlite3.Connection, hold: Hold, at_us: int, attribution_id: int, owner: str
+) -> None:
+    """Write an open hold."""
+    run = hold.attribution.dimensions.get("run")
+    row = (hold.key, hold.amount_nanos, at_us, hold.provider, hold.model, attribution_id, run, owner)
+    connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'held')", row)
+
+
+def hold_of(row: tuple[Any, ...]) -> OpenHold:
+    """Return a hold from a row of `HOLD_COLUMNS`."""
+    key, amount, at_us, provider, model, dimensions, path, run, owner, state = row
+    attribution = attribution_of(dimensions, path, run)
+    return OpenHold(key, amount, at_us, provider, model, attribution, owner, state)
+
+
+def record_of(row: tuple[Any, ...]) -> Record:
+    """Return a record from a row of `RECORD_COLUMNS`."""
+    (
+        seq, kind, key, at_us, written_us, provider, model, dimensions, path, run, cost, held, estimated, sheet,
+        calls, usage, price_id, price_book, unpriced, overrun, detail,
+    ) = row  # fmt: skip
+    return Record(
+        seq=seq,
+        kind=kind,
+        key=key,
+        at=from_micros(at_us),
+        written_at=from_micros(written_us),
+        provider=provider,
+        model=model,
+        attribution=attribution_of(dimensions, path, run),
+        cost_nanos=cost,
+        held_nanos=held,
+        estimated_nanos=estimated,
+        sheet_nanos=sheet,
+        calls=calls,
+        usage=json.loads(usage),
+        price_id=price_id,
+        price_book=price_book,
+        unpriced=tuple(json.loads(unpriced)),
+        overrun=bool(overrun),
+        detail=json.loads(detail),
+    )
+
+
+def insert_record(connection: sqlite3.Connection, record: Record, attribution_id: int) -> None:
+    """Append a record to the journal and to the hourly sums."""
+    cost, calls, input_tokens, output_tokens, estimated, unpriced_calls = added = numbers(record)
+    at_us = to_micros(record.at)
+    connection.execute(
+        "INSERT INTO journal (seq, kind, key, reserved_at_us, written_at_us, provider, model, attribution_id, run,"
+        " cost_nanos, held_nanos, estimated_nanos, sheet_nanos, calls, input_tokens, output_tokens, unpriced_calls,"
+        " usage, price_id, price_book, unpriced, overrun, detail)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.seq, record.kind, record.key, at_us, to_micros(record.written_at), record.provider, record.model,
+            attribution_id, record.run, cost, record.held_nanos, estimated, record.sheet_nanos, calls, input_tokens,
+            output_tokens, unpriced_calls, packed(record.usage), record.price_id, record.price_book,
+            packed(record.unpriced), record.overrun, packed(record.detail),
+        ),
+    )  # fmt: skip
+    if any(added):
+        hour_us = at_us - at_us % _HOUR_US
+        connection.executemany(
+            "INSERT INTO hourly_spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT"
+            " (dimension, hour_us, value, provider, model) DO UPDATE SET"
+            " cost_nanos = cost_nanos + excluded.cost_nanos, calls = calls + excluded.calls,"
+            " input_tokens = input_tokens + excluded.input_tokens,"
+            " output_tokens = output_tokens + excluded.output_tokens,"
+            " estimated_nanos = estimated_nanos + excluded.estimated_nanos,"
+            " unpriced_calls = unpriced_calls + excluded.unpriced_calls",
+            [
+                (dimension, hour_us, value, record.provider, record.model, *added)
+                for dimension, value in rollup_values(record.attribution)
+            ],
+        )
+
+
+def rollup_values(attribution: Attribution) -> Iterator[tuple[str, str]]:
+    """Yield the (dimension, value) pairs that the hourly sums count a call under; `""` is the total."""
+    yield "", ""
+    path = [kind for kind, _ in attribution.path]
+    for dimension in dict.fromkeys([*attribution.dimensions, *path]):
+        if dimension not in NOT_ROLLED_UP:
+            yield dimension, attribution.value(dimension)

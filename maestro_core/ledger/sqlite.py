@@ -1,0 +1,261 @@
+"""The default ledger: one SQLite file for all threads and processes of a machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maestro_core.caps import window
+from maestro_core.clock import Clock, SystemClock
+from maestro_core.errors import ReservationClosed
+from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
+
+from . import _records, _reports
+from ._counters import Counters
+from ._database import Database
+from ._queries import find_hold, find_record, open_holds, read_page, span
+from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
+from ._rules import differences, rebuild, refusal
+from ._totals import Totals
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["SQLiteLedger"]
+
+_CLOSING = ("settled", "corrected", "released")
+_PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
+
+
+class _Moment(NamedTuple):
+    """What a writing transaction begins with: the store's time and the journal's next number."""
+
+    now_us: int
+    seq: int
+
+
+class SQLiteLedger:
+    """A ledger in a SQLite file, which is created or brought to the current schema when opened.
+
+    Args:
+        path: The file, relative to the current folder or absolute.
+        clock: Where time comes from; the machine's clock if None.
+
+    Raises:
+        LedgerUnavailable: If the file cannot be used; the message names it and the fix.
+    """
+
+    def __init__(self, path: str | Path, clock: Clock | None = None) -> None:
+        self.url = f"sqlite:///{path}"
+        self._clock = clock or SystemClock()
+        self._database = Database(Path(path))
+        self._attributions = AttributionIds()
+        self._seen_us = 0
+        self._counters = Counters()
+        self._owners: dict[int, str] = {}
+
+    def now_us(self) -> int:
+        """Return the store's time in microseconds; it never goes back."""
+        with self._database.reading as connection:
+            return self._now_us(connection)
+
+    def declare(self, meters: Sequence[Meter]) -> None:
+        """Count for these meters from now on; a new one starts with this window's records and open holds."""
+        if self._counters.know(meters):
+            return
+        with self._database.writing as connection:
+            now_us = self._begin(connection).now_us
+            self._counters.declare(connection, meters, now_us)
+
+    def reserve(self, hold: Hold) -> Held | Refused:
+        """Hold the amount in every bucket the call charges, or in none.
+
+        Raises:
+            ReservationClosed: If the key was settled or released before.
+        """
+        self.declare([meter for meter, _ in hold.limits])
+        with self._database.writing as connection:
+            now_us = self._begin(connection).now_us
+            opened = find_hold(connection, hold.key)
+            if opened:
+                return self._held(connection, opened)
+            if find_record(connection, hold.key, *_CLOSING):
+                raise ReservationClosed(
+                    f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
+                )
+            places = self._counters.places(hold, now_us)
+            counters = self._counters.read(connection, places)
+            refused = refusal(hold, zip(places, counters, strict=True), now_us)
+            if refused:
+                return refused
+            self._hold(connection, hold, now_us)
+            self._counters.add(connection, places, (0, hold.amount_nanos, 0))
+        buckets = [
+            place.bucket((spent, held + hold.amount_nanos, presumed))
+            for place, (spent, held, presumed) in zip(places, counters, strict=True)
+        ]
+        return Held(hold.key, hold.amount_nanos, now_us, tuple(buckets))
+
+    def settle(self, key: str, settlement: Settlement) -> Record:
+        """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
+
+        Raises:
+            ReservationClosed: If the key is unknown, was released, or was settled at another cost.
+        """
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            opened = find_hold(connection, key)
+            if opened is None:
+                return _records.repeated_settle(key, find_record(connection, key, *_CLOSING), settlement)
+            record = _records.settled(opened, settlement, seq=seq, now_us=now_us)
+            self._close_hold(connection, opened, record, settlement.cost_nanos)
+            return record
+
+    def release(self, key: str, reason: str) -> Record:
+        """Give the held money back and journal why. Releasing again returns the first record.
+
+        Raises:
+            ReservationClosed: If the key is unknown or was settled.
+        """
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            opened = find_hold(connection, key)
+            if opened is None:
+                return _records.repeated_release(key, find_record(connection, key, *_CLOSING))
+            record = _records.released(opened, reason, seq=seq, now_us=now_us)
+            self._close_hold(connection, opened, record, 0)
+            return record
+
+    def refuse(self, hold: Hold, detail: Mapping[str, Any]) -> Record:
+        """Journal that a call was refused; holds nothing. Refusing again returns the first record."""
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            first = find_record(connection, hold.key, "refused")
+            if first:
+                return first
+            record = _records.refused(hold, detail, seq=seq, now_us=now_us)
+            insert_record(connection, record, self._attributions.find(connection, hold.attribution))
+            return record
+
+    def presume(self, *, older_than_us: int) -> list[Record]:
+        """Count as spent every hold that was made before that time and is still open."""
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            stale = [
+                hold for hold in open_holds(connection) if hold.state == "held" and hold.at_us < older_than_us
+            ]
+            records = [_records.presumed(hold, seq=seq + i, now_us=now_us) for i, hold in enumerate(stale)]
+            for hold, record in zip(stale, records, strict=True):
+                amount = hold.amount_nanos
+                places = self._counters.places(hold, hold.at_us)
+                self._counters.add(connection, places, (0, -amount, amount))
+                connection.execute("UPDATE holds SET state = 'presumed' WHERE key = ?", (hold.key,))
+                insert_record(connection, record, self._attributions.find(connection, hold.attribution))
+            return records
+
+    def meters(self) -> list[Meter]:
+        """Return every meter that the ledger counts for."""
+        with self._database.reading as connection:
+            return [counted.meter for counted in read_meters(connection).values()]
+
+    def buckets(self, meter: Meter) -> list[Bucket]:
+        """Return a meter's buckets of the current window (all buckets, where it has no windows)."""
+        with self._database.reading as connection:
+            current = window(meter.every, meter.time_zone, self._now_us(connection))
+            rows = connection.execute(
+                "SELECT value, spent_nanos, held_nanos, presumed_nanos FROM buckets JOIN meters USING (meter_id)"
+                " WHERE name = ? AND window_start_us = ?",
+                (meter.id, current.start_us if current else 0),
+            ).fetchall()
+        found = [Bucket(meter, unpacked_values(value), current, *counter) for value, *counter in rows]
+        return sorted(found, key=lambda bucket: bucket.values)
+
+    def holds(self) -> list[OpenHold]:
+        """Return the open and the presumed holds, oldest first."""
+        with self._database.reading as connection:
+            return open_holds(connection)
+
+    def records(
+        self, *, since_us: int = 0, until_us: int | None = None, run: str | None = None
+    ) -> Iterator[Record]:
+        """Yield journal rows of calls reserved in [since_us, until_us), in the order they were written."""
+        with self._database.reading as connection:
+            first, last = span(connection, since_us, until_us, run)
+        while first <= last:
+            with self._database.reading as connection:
+                page = read_page(connection, (first, last), (since_us, until_us), run, _PAGE)
+            yield from page
+            first = page[-1].seq + 1 if page else last + 1
+
+    def sums(
+        self,
+        by: Sequence[str],
+        *,
+        since_us: int = 0,
+        until_us: int | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> list[Sum]:
+        """Add up the journal by dimensions (`provider` and `model` are dimensions too); `by=()` gives one total row."""
+        totals = Totals(by, where)
+        with self._database.reading as connection:
+            _reports.add_up(connection, totals, since_us, until_us)
+        return totals.sums()
+
+    def check(self) -> list[str]:
+        """Compare every counter with the journal and the open holds; return one line for each difference."""
+        with self._database.reading as connection:
+            meters = read_meters(connection)
+            rebuilt = rebuild(list(meters.values()), _reports.spends(connection, 0), open_holds(connection))
+            actual = {
+                (meters[meter_id].meter.id, unpacked_values(value), start_us): tuple(counter)
+                for meter_id, start_us, value, *counter in connection.execute("SELECT * FROM buckets")
+            }
+            lines = differences({key: counter for key, (_, counter) in rebuilt.items()}, actual)
+            return lines + _reports.hourly_differences(connection)
+
+    def close(self) -> None:
+        """Release the file. Further verbs raise `LedgerUnavailable`."""
+        self._database.close()
+
+    def _begin(self, connection: sqlite3.Connection) -> _Moment:
+        clock_us, version, last = connection.execute(
+            "SELECT clock_us, meters_version, (SELECT max(seq) FROM journal) FROM store"
+        ).fetchone()
+        self._counters.refresh(connection, version)
+        return _Moment(self._latest_us(clock_us), (last or 0) + 1)
+
+    def _latest_us(self, stored_us: int) -> int:
+        self._seen_us = max(self._seen_us, stored_us, self._clock.now_us())
+        return self._seen_us
+
+    def _now_us(self, connection: sqlite3.Connection) -> int:
+        (stored_us,) = connection.execute("SELECT clock_us FROM store").fetchone()
+        return self._latest_us(stored_us)
+
+    def _owner(self) -> str:
+        # One for each process, a fork included, so that a hold tells who made it.
+        pid = os.getpid()
+        return self._owners.get(pid) or self._owners.setdefault(pid, f"{pid}-{secrets.token_hex(4)}")
+
+    def _hold(self, connection: sqlite3.Connection, hold: Hold, now_us: int) -> None:
+        connection.execute("UPDATE store SET clock_us = ?", (now_us,))
+        attribution_id = self._attributions.find(connection, hold.attribution)
+        insert_hold(connection, hold, now_us, attribution_id, self._owner())
+
+    def _held(self, connection: sqlite3.Connection, opened: OpenHold) -> Held:
+        places = self._counters.places(opened, opened.at_us)
+        counters = self._counters.read(connection, places)
+        buckets = [place.bucket(counter) for place, counter in zip(places, counters, strict=True)]
+        return Held(opened.key, opened.amount_nanos, opened.at_us, tuple(buckets))
+
+    def _close_hold(
+        self, connection: sqlite3.Connection, opened: OpenHold, record: Record, cost_nanos: int
+    ) -> None:
+        freed = -opened.amount_nanos
+        change = (cost_nanos, freed, 0) if opened.state == "held" else (cost_nanos, 0, freed)
+        self._counters.add(connection, self._counters.places(opened, opened.at_us), change)
+        connection.execute("DELETE FROM holds WHERE key = ?", (opened.key,))
+        insert_record(connection, record, self._attributions.find(connection, opened.attribution))
