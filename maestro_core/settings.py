@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,11 +13,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     PyprojectTomlConfigSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UndecodableError
 
 from .errors import SettingsError
 from .money import parse_usd
@@ -24,8 +27,13 @@ from .types import Budget, Cap
 
 __all__ = ["Settings"]
 
-# Environment variables that start with MAESTRO_ and are no settings.
-_NOT_SETTINGS = frozenset({"attribution", "auto"})
+# Environment variables that start with MAESTRO_ and are no settings, or a part of one.
+_NOT_SETTINGS = frozenset({"attribution", "auto", "on_ledger_error__allow_usd"})
+
+_EXAMPLE = """, for example MAESTRO_CAPS='[{"limit": "20", "per": "customer", "every": "day"}]'"""
+
+# Names, in the environment as JSON or parted by commas.
+_Names = Annotated[tuple[str, ...], NoDecode]
 
 
 def _declared(kind: type[Cap | Budget]) -> BeforeValidator:
@@ -85,9 +93,9 @@ class Settings(BaseSettings):
     min_output_tokens: int = Field(256, ge=1)
     hold_ttl_s: float = Field(3600, gt=0)
     ledger_timeout_s: float = Field(0.25, gt=0)
-    require: tuple[str, ...] = ()
+    require: _Names = ()
     require_mode: Literal["refuse", "warn"] = "refuse"
-    dimensions: tuple[str, ...] = ()
+    dimensions: _Names = ()
     capture_content: bool = False
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -97,8 +105,10 @@ class Settings(BaseSettings):
             super().__init__(**values)
             self._origins = _origins(type(self), values)
             _refuse_unknown_environment(type(self))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"maestro.toml or pyproject.toml is not valid TOML: {error}") from None
+        except UndecodableError as error:
+            raise SettingsError(f"{error}; it has to be JSON{_EXAMPLE}") from None
         except ValidationError as error:
             raise SettingsError(_explain(error, type(self))) from None
 
@@ -119,11 +129,11 @@ class Settings(BaseSettings):
     @field_validator("require", "dimensions", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return (
-            tuple(part.strip() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     @field_validator("time_zone")
     @classmethod
@@ -188,7 +198,7 @@ def _origins(cls: type[Settings], arguments: Mapping[str, Any]) -> dict[str, str
 def _refuse_unknown_environment(cls: type[Settings]) -> None:
     known = set(cls.model_fields) | _NOT_SETTINGS
     for variable in os.environ:
-        name = variable.removeprefix("MAESTRO_").partition("__")[0].lower()
+        name = variable.removeprefix("MAESTRO_").lower()
         if variable.startswith("MAESTRO_") and name not in known:
             raise SettingsError(f"unknown setting {variable} in the environment{_closest(name, known)}")
 
