@@ -65,12 +65,15 @@ class attribution:  # noqa: N801 - read as a verb: `with attribution(team="growt
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        token = self._tokens.pop()
-        try:
-            _current.reset(token)
-        except ValueError:
-            # The block was left in another context than it was entered in, as async generators may do;
-            # that other context never had the value, so there is nothing to take back.
+        # Tasks and threads may share one object, so the newest token need not be this context's. Where none is, the
+        # block was left in another context than it was entered in, as async generators may do; that other context
+        # never had the value, so there is nothing to take back.
+        for token in reversed(self._tokens):
+            try:
+                _current.reset(token)
+            except ValueError:
+                continue
+            self._tokens.remove(token)
             return
 
     async def __aenter__(self) -> Self:
