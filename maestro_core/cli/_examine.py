@@ -1,0 +1,193 @@
+"""What `maestro doctor` finds out. It changes nothing: no ledger is created, no hold is touched."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from contextlib import closing
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING, Any
+
+from maestro_core._version import __version__
+from maestro_core.clock import from_micros
+from maestro_core.errors import MaestroError
+from maestro_core.money import to_usd
+
+from ._shared import sqlite_path
+
+if TYPE_CHECKING:
+    from pluggy import PluginManager
+
+    from maestro_core.settings import Settings
+    from maestro_core.types import Ledger
+
+__all__ = ["examine"]
+
+_REQUIRED = ("genai-prices", "opentelemetry-sdk", "pydantic-settings")
+# What an extra is good for, and the distribution that shows whether it is there.
+_EXTRAS = {
+    "langchain": "langchain",
+    "langchain_core": "langchain-core",
+    "llama_index": "llama-index-core",
+    "redis": "redis",
+    "psycopg": "psycopg",
+}
+
+
+def examine() -> dict[str, Any]:
+    """Return everything that `maestro doctor --json` prints; `problems` has one line for each thing to fix."""
+    from maestro_core import plugins
+
+    problems: list[str] = []
+    settings = _settings(problems)
+    manager = plugins.load()
+    facts = {
+        "versions": _versions(),
+        "extras": {name: _version(distribution) for name, distribution in _EXTRAS.items()},
+        "settings": _effective(settings),
+        "attribution": _attribution(problems),
+        "ledger": _ledger(settings, manager, problems),
+        "price_book": _price_book(problems),
+        "plugins": _plugins(manager, problems),
+        "otlp_endpoint": _otlp_endpoint(),
+    }
+    return {"ok": not problems, "problems": problems, **facts}
+
+
+def _settings(problems: list[str]) -> Settings | None:
+    from maestro_core.settings import Settings
+
+    try:
+        return Settings()
+    except MaestroError as error:
+        problems.append(str(error))
+        return None
+
+
+def _effective(settings: Settings | None) -> dict[str, dict[str, Any]]:
+    if settings is None:
+        return {}
+    return {
+        name: {"value": _plain(getattr(settings, name)), "origin": origin}
+        for name, origin in settings.origins.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as a JSON value, without the passwords that URLs may carry."""
+    if isinstance(value, tuple | list):
+        return [str(_plain(each)) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _without_password(str(value))
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _attribution(problems: list[str]) -> dict[str, str]:
+    from maestro_core.attribution import environment_defaults
+
+    try:
+        return environment_defaults()
+    except MaestroError as error:
+        problems.append(str(error))
+        return {}
+
+
+def _ledger(settings: Settings | None, manager: PluginManager, problems: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"url": None, "state": "not known", "differences": [], "meters": [], "holds": []}
+    if settings is None:
+        return found
+    found["url"] = _without_password(settings.ledger)
+    try:
+        # A plugin's ledger comes first, as it does in the core.
+        ledger = manager.hook.maestro_ledger(url=settings.ledger) or _embedded(
+            settings.ledger, found, problems
+        )
+        if ledger is not None:
+            with closing(ledger):
+                found |= _contents(ledger)
+    except MaestroError as error:
+        problems.append(_without_password(str(error)))
+        found["state"] = "not reachable"
+    problems += [f"the ledger's counters differ from its journal: {line}" for line in found["differences"]]
+    return found
+
+
+def _embedded(url: str, found: dict[str, Any], problems: list[str]) -> Ledger | None:
+    """Open a ledger that Maestro itself knows, or return None where opening would create its file."""
+    from maestro_core.ledger import open_ledger
+
+    path = sqlite_path(url)
+    if path is None or path.exists():
+        return open_ledger(url)
+    found["state"] = f"none yet: the first call creates {path.absolute()}"
+    folder = path.absolute().parent
+    if not os.access(folder, os.W_OK):
+        problems.append(f"the ledger {path.absolute()} cannot be created: {folder} is not a writable folder")
+    return None
+
+
+def _contents(ledger: Ledger) -> dict[str, Any]:
+    differences = ledger.check()
+    return {
+        "state": "damaged" if differences else "in order: counters and journal agree",
+        "differences": differences,
+        "meters": [meter.id for meter in ledger.meters()],
+        "holds": [
+            {
+                "key": hold.key,
+                "state": hold.state,
+                "amount": f"{to_usd(hold.amount_nanos):f}",
+                "at": f"{from_micros(hold.at_us):%Y-%m-%dT%H:%M:%SZ}",
+                "provider": hold.provider,
+                "model": hold.model,
+                "run": hold.attribution.dimensions.get("run"),
+                "owner": hold.owner,
+            }
+            for hold in ledger.holds()
+        ],
+    }
+
+
+def _price_book(problems: list[str]) -> str | None:
+    try:
+        from maestro_core.prices import price_book
+
+        return price_book()
+    except (ImportError, MaestroError) as error:
+        problems.append(f"the price book cannot be read: {error}")
+        return None
+
+
+def _plugins(manager: PluginManager, problems: list[str]) -> list[str]:
+    names = [name for name, plugin in manager.list_name_plugin() if plugin is not None]
+    broken = sorted({point.name for point in entry_points(group="maestro")} - set(names))
+    problems += [f"plugin {name} was not loaded; the line above says why" for name in broken]
+    return names
+
+
+def _versions() -> dict[str, str]:
+    import sqlite3
+
+    own = {"maestro": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    return own | {name: _version(name) or "not installed" for name in _REQUIRED}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _otlp_endpoint() -> str | None:
+    for part in ("TRACES_", ""):
+        if endpoint := os.environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT"):
+            return _without_password(endpoint)
+    return None

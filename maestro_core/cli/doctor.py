@@ -1,0 +1,91 @@
+"""Whether everything is in order: `doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ._examine import examine
+from ._shared import AsJson, echo_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["doctor"]
+
+# Enough to see what is going on; --json has them all.
+_MOST_HOLDS = 10
+
+
+def doctor(*, as_json: AsJson = False) -> None:
+    """Check versions, settings, ledger, price book and plugins.
+
+    It changes nothing. The exit code is 1 if there is something to fix.
+    """
+    found = examine()
+    if as_json:
+        echo_json(found)
+    else:
+        _print(found)
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from maestro_core.terminal import clean
+
+    extras = {name: installed or "not installed" for name, installed in found["extras"].items()}
+    _section(["component", "version"], found["versions"].items())
+    _section(["extra", "version"], extras.items())
+    _section(
+        ["setting", "value", "from"],
+        [(name, _shown(each["value"]), each["origin"]) for name, each in found["settings"].items()],
+    )
+    _section(["part", "state"], _parts(found))
+    _section(["hold", "since", "model", "dollars"], _holds(found["ledger"]["holds"]))
+    for problem in found["problems"]:
+        typer.echo(f"problem: {clean(problem)}")
+    typer.echo("all is well" if found["ok"] else f"to fix: {len(found['problems'])}")
+
+
+def _section(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from maestro_core.terminal import print_table
+
+    if lines := list(rows):
+        print_table(header, lines, text_columns=len(header))
+        typer.echo()
+
+
+def _parts(found: dict[str, Any]) -> list[list[str]]:
+    ledger = found["ledger"]
+    counts = [
+        f"{sum(h['state'] == state for h in ledger['holds'])} {state}" for state in ("held", "presumed")
+    ]
+    parts = {
+        "ledger": ledger["state"],
+        "meters": str(len(ledger["meters"])),
+        "holds": ", ".join(counts),
+        "price book": found["price_book"] or "not readable",
+        "plugins": ", ".join(found["plugins"]) or "none",
+        "OTLP endpoint": found["otlp_endpoint"]
+        or "not set: spans go to the program's own provider, if it has one",
+        "attribution": _shown(found["attribution"]),
+    }
+    return [[name, state] for name, state in parts.items()]
+
+
+def _holds(holds: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [[h["state"], h["at"], f"{h['provider']}:{h['model']}", f"${h['amount']}"] for h in holds]
+    more = len(rows) - _MOST_HOLDS
+    return [*rows[:_MOST_HOLDS], [f"and {more} more", "", "", ""]] if more > 0 else rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
