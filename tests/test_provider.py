@@ -202,6 +202,17 @@ def test_embeddings_are_unit_vectors_and_billed(provider, length):
     assert [(c.input_tokens, c.nanos) for c in provider.charges] == [(1000 * length, 20_000 * length)]
 
 
+def test_a_continued_response_bills_the_conversation_again(provider):
+    model = model_for("responses", provider, use_previous_response_id=True)
+    first = model.invoke([HumanMessage("abcd" * 100)])
+    model.invoke([HumanMessage("abcd" * 100), first, HumanMessage("abcd" * 10)])
+    one, two = provider.charges
+    assert len(provider.requests[1].messages) == 1
+    assert two.input_tokens == one.input_tokens + one.output_tokens + 10
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        model.invoke("hi", previous_response_id="resp_unknown")
+
+
 def test_anthropic_counts_tokens_for_free(provider):
     model = model_for("messages", provider)
     assert model.get_num_tokens_from_messages([HumanMessage("abcd" * 25)]) == 25
@@ -392,6 +403,17 @@ def test_a_stream_that_is_cut_is_billed_for_its_chunks(provider, kind):
     assert [(c.output_tokens, c.status) for c in provider.charges] == [(35, "cut")]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_may_end_in_an_error_event(provider, kind):
+    provider.reply = Reply(text="x" * 400, chunks=100, cut_after=25, status=500, error="the model broke")
+    seen = []
+    # langchain-openai turns the event of the Responses API into a ValueError.
+    with pytest.raises((openai.APIError, anthropic.APIStatusError, ValueError), match="the model broke"):
+        seen.extend(chunk.text for chunk in model_for(kind, provider).stream("hi"))
+    assert "".join(seen) == "x" * 100
+    assert [(c.output_tokens, c.status) for c in provider.charges] == [(25, "cut")]
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_connection_lost_before_the_headers(provider, streaming):
     provider.reply = Reply(text="x" * 400, cut_after=0)
@@ -482,11 +504,18 @@ def test_one_token_more_doubles_a_long_call():
 
 
 def test_a_sum_is_rounded_once_half_even():
-    rates = bill.rates_of("gpt-5-nano")  # 50, 400 and 5 nano-dollars per thousand tokens read
-    assert bill.nanos(rates, bill.Counts(input=1, cache_read=1)) == 5
-    haiku = bill.rates_of("claude-haiku-5-5")  # 12.5 nano-dollars for 100 tokens' worth of cache writes
-    assert [bill.nanos(haiku, bill.Counts(input=n, cache_write_5m=n)) for n in (4, 12)] == [500, 1500]
-    assert bill.nanos(bill.rates_of("gpt-5-mini"), bill.Counts(input=1, cache_read=1)) == 25
+    # Half a nano-dollar per token; every rate in the table is a whole number of them.
+    rates = bill._rates("0.0005", "0.0005")
+    assert [bill.nanos(rates, bill.Counts(input=n)) for n in (1, 2, 3, 5, 7)] == [0, 1, 2, 2, 4]
+    assert bill.nanos(rates, bill.Counts(input=1, output=1)) == 1
+
+
+def test_a_kind_without_a_price_of_its_own_costs_as_input():
+    rates = bill._rates("2", "8")
+    kinds = ("cache_read", "cache_write_5m", "cache_write_1h")
+    assert {bill.nanos(rates, bill.Counts(input=1, **{kind: 1})) for kind in kinds} == {2000}
+    written = bill._rates("2", "8", "1", "3")
+    assert bill.nanos(written, bill.Counts(input=1, cache_write_1h=1)) == 3000
 
 
 def test_a_model_that_is_not_offered_has_no_rates():

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ._bill import Charge, nanos, rates_of
 from ._cache import PromptCache
+from ._dialect import Failure
 from ._script import Request
 
 if TYPE_CHECKING:
     from ._bill import Counts, Ending
 
 __all__ = ["Book"]
+
+# A text that the model reads, and the cache time it is marked with.
+Block = tuple[str, str | None]
 
 
 class Book:
@@ -24,6 +28,7 @@ class Book:
         self._changed = threading.Condition()
         self._requests: list[Request] = []
         self._charges: list[Charge] = []
+        self._conversations: dict[str, list[Block]] = {}
         self._open = 0
 
     def open(self, **facts: Any) -> Request:
@@ -69,6 +74,23 @@ class Book:
         )
         with self._changed:
             self._charges.append(charge)
+
+    def remember(self, response_id: str, blocks: list[Block]) -> None:
+        """Keep a conversation, for a request that continues it by `previous_response_id`."""
+        with self._changed:
+            self._conversations[response_id] = blocks
+
+    def conversation(self, response_id: str | None) -> list[Block]:
+        """Return what the model reads again, and the provider bills again; nothing for None.
+
+        Raises:
+            Failure: If no such response was given.
+        """
+        with self._changed:
+            if response_id is not None and response_id not in self._conversations:
+                message = f"Previous response with id '{response_id}' not found."
+                raise Failure(400, message, "previous_response_not_found")
+            return self._conversations[response_id] if response_id else []
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until no request is being dealt with; return whether that came to be."""

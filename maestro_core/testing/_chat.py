@@ -113,6 +113,10 @@ class Chat:
         """Return the body of a failed request."""
         return openai_error(failure)
 
+    def broken(self, failure: Failure) -> Event:
+        """Return the event that ends a stream which fails on its way."""
+        return Event(openai_error(failure))
+
     def _head(self, answer: Answer, kind: str) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-{answer.id}",

@@ -72,6 +72,10 @@ class Dialect(Protocol):
         """Return the body of a failed request."""
         ...
 
+    def broken(self, failure: Failure) -> Event:
+        """Return the event that ends a stream which fails on its way."""
+        ...
+
 
 _OPENAI_ERRORS = {
     400: ("invalid_request_error", None),

@@ -114,6 +114,10 @@ class Messages:
         kind = failure.code or _ERRORS.get(failure.status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": str(failure)}, "request_id": "req_fake"}
 
+    def broken(self, failure: Failure) -> Event:
+        """Return the event that ends a stream which fails on its way."""
+        return Event(self.error(failure), "error")
+
 
 def _head(answer: Answer) -> dict[str, Any]:
     fixed = {"type": "message", "role": "assistant", "stop_sequence": None}

@@ -86,6 +86,12 @@ class Responses:
         """Return the body of a failed request."""
         return openai_error(failure)
 
+    def broken(self, failure: Failure) -> Event:
+        """Return the event that ends a stream which fails on its way."""
+        body = openai_error(failure)["error"]
+        data = {"code": body["code"] or body["type"], "message": body["message"], "param": None}
+        return Event({"type": "error", "sequence_number": 0, **data}, "error")
+
     def _body(
         self, answer: Answer, *, output: list[dict[str, Any]], status: str | None = None
     ) -> dict[str, Any]:

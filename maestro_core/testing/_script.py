@@ -33,7 +33,8 @@ class Reply:
         cache_write_tokens: Part of the input that is written to the cache (for five minutes, where times differ).
         cache_write_1h_tokens: Part of the input that is written to the cache for an hour.
         reasoning_tokens: Part of the output that stays hidden; generated first.
-        status: An HTTP status from 400 fails the request, with the provider's own error body, and bills nothing.
+        status: An HTTP status from 400 fails the request, with the provider's own error body, and bills nothing. With
+            `cut_after`, a stream begins well, ends in an error event, and is billed for its chunks.
         error: The message of a failure; a usual one if empty.
         error_code: The failure's code or type, e.g. `"insufficient_quota"`; the usual one of the status if empty.
         retry_after: The Retry-After header of a failure, in seconds.
@@ -165,7 +166,7 @@ def _results(message: Mapping[str, Any]) -> list[str]:
     return [" ".join(strings(block.get("content"))) for block in blocks if block.get("type") == "tool_result"]
 
 
-Rule = Reply | str | Callable[[Request], Reply | str | None] | Sequence[Reply | str] | None
+Rule = Reply | str | Callable[[Request], Reply | str | None] | Sequence[Reply | str | None] | None
 
 
 class Script:

@@ -51,16 +51,23 @@ class Service:
         if not request.body:
             raise Failure(400, "We could not parse the JSON body of your request.")
         self._check_model()
-        if reply.status >= _FIRST_ERROR:
+        failure = self._scripted_failure()
+        if failure and not (request.stream and reply.cut_after):
             self._exchange.pause(reply.delay_s)
-            usual = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else "Overloaded"
-            raise Failure(reply.status, reply.error or usual, reply.error_code)
+            raise failure
         if dialect is None:
             self._embed()
         elif request.path.endswith("/count_tokens"):
             self._count_tokens(dialect)
         else:
             self._generate(dialect)
+
+    def _scripted_failure(self) -> Failure | None:
+        reply = self._reply
+        if reply.status < _FIRST_ERROR:
+            return None
+        usual = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else "Overloaded"
+        return Failure(reply.status, reply.error or usual, reply.error_code)
 
     def _check_model(self) -> None:
         for model in (self._request.model, self._reply.model):
@@ -92,11 +99,17 @@ class Service:
 
     def _composed(self, dialect: Dialect) -> Answer:
         asked = dialect.asked()
-        cached = self._book.cache.count(self._reply.model or asked.model, asked.blocks)
+        earlier = self._book.conversation(self._request.body.get("previous_response_id"))
+        blocks = [*earlier, *asked.blocks]
+        cached = self._book.cache.count(self._reply.model or asked.model, blocks)
         # Unique beyond this provider: graphs replace a message by one with the same id.
         name = secrets.token_hex(12)
         created = int(self._request.at.timestamp())
-        return compose(asked, self._reply, name=name, created=created, cached=cached)
+        answer = compose(asked, self._reply, name=name, created=created, cached=cached)
+        if self._request.protocol == "responses":
+            said = [answer.text, *(call.name + call.arguments for call in answer.calls)]
+            self._book.remember(f"resp_{name}", [*blocks, *((text, None) for text in said)])
+        return answer
 
     def _deliver(self, model: str, counts: Counts, body: dict[str, Any]) -> None:
         """Send a plain answer. It is billed before the client can see it, and also if nobody waits for it."""
@@ -134,7 +147,9 @@ class Service:
     def _send_events(self, meter: _Meter, answer: Answer, dialect: Dialect) -> None:
         total = len(answer.pieces)
         cut_after = None if self._reply.cut_after is None else min(self._reply.cut_after, total)
-        meter.lose_if(cut_after == 0)
+        if cut_after == 0:
+            meter.bill("cut")
+            raise Lost
         self._book.answered(self._request, 200)
         self._exchange.start_stream()
         delay_s, sent = self._reply.first_chunk_delay_s, 0
@@ -147,7 +162,18 @@ class Service:
                 # Billed before the end is sent: whoever has seen the end finds it on the bill.
                 meter.bill("complete")
             self._exchange.send_chunk(event.encode())
-            meter.lose_if(event.is_piece and sent == cut_after)
+            if event.is_piece and sent == cut_after:
+                meter.bill("cut")
+                self._break(dialect)
+                return
+        self._exchange.send_chunk(b"")
+
+    def _break(self, dialect: Dialect) -> None:
+        """End a stream before its time: with an error event if a status is scripted, else without a word."""
+        failure = self._scripted_failure()
+        if failure is None:
+            raise Lost
+        self._exchange.send_chunk(dialect.broken(failure).encode())
         self._exchange.send_chunk(b"")
 
     def _send(self, body: dict[str, Any]) -> None:
@@ -171,12 +197,6 @@ class _Meter:
             self._billed = True
             counts = self._answer.counts_after(self.generated)
             self._book.charge(self._request, self._answer.model, counts, ending)
-
-    def lose_if(self, scripted: bool) -> None:  # noqa: FBT001 -- reads as a sentence
-        """Lose the connection where the script says so."""
-        if scripted:
-            self.bill("cut")
-            raise Lost
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:
