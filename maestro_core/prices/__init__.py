@@ -5,11 +5,16 @@ The prices are those of the installed `genai-prices`, which is read when the fir
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from .bound import CacheWrites, Modality, worst_case
+from .names import closest
 from .pricing import price
 
-__all__ = ["price", "price_book"]
+__all__ = ["CacheWrites", "Modality", "closest", "price", "price_book", "worst_case"]
 
 
+@lru_cache(maxsize=1)
 def price_book() -> str:
     """Return which price book is installed, e.g. `"genai-prices 0.2.3"`."""
     from importlib.metadata import version

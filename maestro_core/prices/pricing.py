@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from maestro_core.money import PICOS_PER_NANO
-from maestro_core.types import Cost, CostLine
+from maestro_core.usage.kinds import INPUT_PARTS, OUTPUT_PARTS
 
-from .sheet import ancestors, sheet
+from .lines import cost, cost_line
+from .sheet import PLAIN, ancestors, sheet
 from .tiers import check_region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from maestro_core.types import Cost, CostLine
     from maestro_core.usage import Usage
 
     from .sheet import Band, Picos, Rates
 
 __all__ = ["price", "timestamp"]
+
+# Lines read like a bill: input, cache, output, then everything else.
+_ORDER = {kind.removesuffix("_tokens"): place for place, kind in enumerate(PLAIN)}
 
 
 def price(
@@ -52,17 +56,29 @@ def price(
     """
     if region is not None or usage.region is not None:
         check_region(usage.region if region is None else region)
-    rates = sheet(provider, model, usage.tier if tier is None else tier).at(timestamp(at))
+    if tier is None:
+        tier = usage.tier
+    rates = sheet(provider, model, tier).at(timestamp(at))
+    return _price_plain(usage, rates) or _price_by_kind(provider, usage, rates, at=at, tier=tier)
+
+
+def _price_plain(usage: Usage, rates: Rates) -> Cost | None:
+    """Price an ordinary text call, or return None for any other."""
     plain = usage.plain
-    if plain is None or (band := rates.band(plain[0] + plain[1] + plain[2] + plain[3])).plain is None:
-        return _price_by_kind(provider, usage, rates, at=at, tier=usage.tier if tier is None else tier)
+    if plain is None:
+        return None
+    band = rates.band(plain[0] + plain[1] + plain[2] + plain[3])
+    if band.plain is None:
+        return None
     total: Picos = 0
     lines = []
     for count, rate in zip(plain, band.plain, strict=True):
         if count:
+            if rate is None:
+                return None
             total += count * rate.picos
-            lines.append(CostLine(rate.kind, count, rate.picos, rates.model))
-    return Cost(to_nanos(total), tuple(lines), rates.price_id)
+            lines.append(cost_line(rate.kind, count, rate.picos, rates.model))
+    return cost(to_nanos(total), tuple(lines), rates.price_id)
 
 
 def timestamp(at: datetime | None) -> float:
@@ -80,7 +96,11 @@ def timestamp(at: datetime | None) -> float:
 
 def to_nanos(picos: Picos) -> int:
     """Return pico-dollars as nano-dollars, rounded half-even."""
-    return round(Fraction(picos, PICOS_PER_NANO))
+    if not isinstance(picos, int):
+        return round(picos / PICOS_PER_NANO)
+    nanos, rest = divmod(picos, PICOS_PER_NANO)
+    half = PICOS_PER_NANO // 2
+    return nanos + (rest > half or (rest == half and nanos % 2 == 1))
 
 
 def _price_by_kind(
@@ -103,10 +123,10 @@ def _price_by_kind(
         _charge(rates, (rates.bands[0], fees), lines, unpriced)
     fee = rates.bands[0].request_picos
     if fee and "requests" not in usage.counts:
-        lines.append(CostLine("requests", 1, fee, rates.model))
+        lines.append(cost_line("requests", 1, fee, rates.model))
     total = sum(line.picos for line in lines)
     ids = dict.fromkeys(its_rates.price_id for its_rates, _ in parts or [(rates, usage)])
-    return Cost(to_nanos(total), tuple(lines), "+".join(ids), tuple(unpriced))
+    return cost(to_nanos(total), tuple(lines), "+".join(ids), tuple(unpriced))
 
 
 def _charge(
@@ -123,7 +143,8 @@ def _charge(
             unpriced[rate.kind] = None
         if rate.priced or rate.picos:
             merged[rate.kind, rate.picos] = merged.get((rate.kind, rate.picos), 0) + count
-    lines += [CostLine(kind, count, picos, rates.model) for (kind, picos), count in merged.items()]
+    made = [cost_line(kind, count, picos, rates.model) for (kind, picos), count in merged.items()]
+    lines += sorted(made, key=lambda line: _ORDER.get(line.kind, len(_ORDER)))
 
 
 def _disjoint(usage: Usage, rates: Rates) -> tuple[Band, dict[str, int]]:
@@ -144,8 +165,6 @@ def _disjoint(usage: Usage, rates: Rates) -> tuple[Band, dict[str, int]]:
 
 def _filled(usage: Usage) -> dict[str, int]:
     """Return the counts, each total at least the sum of its parts."""
-    from maestro_core.usage.kinds import INPUT_PARTS, OUTPUT_PARTS
-
     counts = dict(usage.counts)
     get = counts.get
     five_minutes, hour = get("cache_write_5m_tokens", 0), get("cache_write_1h_tokens", 0)

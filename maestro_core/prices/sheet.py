@@ -72,13 +72,14 @@ class Band:
     Args:
         first: The smallest number of input tokens that is billed at these rates.
         rates: By kind of usage, for every kind there is.
-        plain: Rates of `PLAIN` if all of them are priced (else None), so that ordinary calls need no look-ups.
+        plain: Rates of `PLAIN` (None for a kind that is not priced), so that ordinary calls need no look-ups; None
+            where reasoning or each request costs extra.
         request_picos: A fee for each request.
     """
 
     first: int
     rates: dict[str, Rate]
-    plain: tuple[Rate, ...] | None
+    plain: tuple[Rate | None, ...] | None
     request_picos: Picos
 
 
@@ -120,24 +121,16 @@ class Sheet:
             span = self._span = (since, until, self._rates(timestamp))
         return span[2]
 
-    def within(self, since: float, until: float) -> Iterator[Rates]:
-        """Yield the rates of every interval that overlaps [since, until]."""
-        yield self.at(since)
-        instants = self._instants(since, until)
-        for instant in sorted(instants):
-            if since < instant <= until:
-                yield self.at(instant)
-
     def _bounds(self, timestamp: float) -> tuple[float, float]:
-        edges = sorted(self._instants(timestamp, timestamp))
+        edges = sorted(self.edges(timestamp, timestamp))
         place = bisect.bisect_right(edges, timestamp)
         return (
             edges[place - 1] if place else float("-inf"),
             edges[place] if place < len(edges) else float("inf"),
         )
 
-    def _instants(self, since: float, until: float) -> set[float]:
-        """Return when prices change: every start date, and the edges of daily windows on the days around."""
+    def edges(self, since: float, until: float) -> set[float]:
+        """Return when prices change: every start date, and the edges of daily windows from the day before to the day after."""
         instants: set[float] = set()
         for constraint in _constraints(self.entry.model):
             if (start := getattr(constraint, "start_date", None)) is not None:
@@ -266,8 +259,8 @@ def _band(first: int, prices: dict[str, Any], *, free: bool, gemini: bool) -> Ba
         picos = Fraction(dollars) * _PICOS_PER_USD / per
         listed[kind] = picos.numerator if picos.denominator == 1 else picos
     rates = {kind: _rate(kind, listed, free=free, gemini=gemini) for kind in ancestors()}
-    plain = tuple(rates[kind] for kind in PLAIN)
-    ordinary = all(rate.priced for rate in plain) and "requests" not in listed
+    plain = tuple(rates[kind] if rates[kind].priced else None for kind in PLAIN)
+    ordinary = not rates["output_reasoning_tokens"].own and "requests" not in listed
     return Band(first, rates, plain if ordinary else None, listed.get("requests", 0))
 
 

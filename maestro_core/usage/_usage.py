@@ -19,7 +19,7 @@ Plain = tuple[int, int, int, int, int]
 _PLAIN_KINDS = frozenset({
     "input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
     "output_tokens", "input_text_tokens", "output_text_tokens", "cache_text_read_tokens",
-    "input_tool_tokens", "input_text_tool_tokens",
+    "input_tool_tokens", "input_text_tool_tokens", "output_reasoning_tokens", "output_text_reasoning_tokens",
 })  # fmt: skip
 
 
@@ -81,9 +81,7 @@ class Usage:
         put(self, "provider_cost", provider_cost)
         put(self, "lines", tuple(lines))
         put(self, "flags", marks)
-        put(
-            self, "plain", None if self.lines else _plain(reported, unknown_ttl="cache_ttl_unknown" in marks)
-        )
+        put(self, "plain", None if self.lines else _plain(reported, unknown_ttl="cache_ttl_unknown" in marks))
 
     @classmethod
     def parse(cls, provider: str, payload: object, *, api: str = "default") -> Usage:
