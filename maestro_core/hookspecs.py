@@ -24,27 +24,27 @@ hookimpl = pluggy.HookimplMarker("maestro")
 
 
 @hookspec(firstresult=True)
-def maestro_ledger(url: str) -> Ledger | None:  # type: ignore[empty-body]
+def maestro_ledger(url: str) -> Ledger | None:
     """Open a ledger for a URL that Maestro does not know itself."""
 
 
 @hookspec(firstresult=True)
-def maestro_estimate(call: Call) -> Usage | None:  # type: ignore[empty-body]
+def maestro_estimate(call: Call) -> Usage | None:
     """Return the most that a call can use, e.g. with an exact tokenizer; it replaces Maestro's own bound."""
 
 
 @hookspec(firstresult=True)
-def maestro_price(call: Call, usage: Usage) -> Cost | None:  # type: ignore[empty-body]
+def maestro_price(call: Call, usage: Usage) -> Cost | None:
     """Price usage by own rates: a contract, a GPU of one's own; also asked for the bound, with the most it can use."""
 
 
 @hookspec
-def maestro_attribution(call: Call) -> Mapping[str, str] | None:  # type: ignore[empty-body]
+def maestro_attribution(call: Call) -> Mapping[str, str] | None:
     """Add dimensions, e.g. the customer from the request context."""
 
 
 @hookspec
-def maestro_caps(call: Call) -> Sequence[Cap] | None:  # type: ignore[empty-body]
+def maestro_caps(call: Call) -> Sequence[Cap] | None:
     """Add caps for this call, e.g. from a plan table."""
 
 

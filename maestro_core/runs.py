@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .attribution import current
 from .errors import CapExceeded, MaestroError
 from .types import Attribution
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from opentelemetry.trace import Span
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Runs"]
 
 _log = logging.getLogger("maestro")
+_T = TypeVar("_T")
 
 RunKind = Literal["chain", "agent", "tool"]
 _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execute_tool"}
@@ -173,7 +174,7 @@ class Runs:
             call.root.calls.discard(run_id)
         return call
 
-    def _safely(self, settle: Any) -> Any:
+    def _safely(self, settle: Callable[[], _T]) -> _T | None:
         # The call was made and its answer is good: a ledger that fails now must not take the answer away.
         try:
             return settle()

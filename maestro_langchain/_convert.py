@@ -121,8 +121,9 @@ def _limit(meta: Mapping[str, Any], params: Mapping[str, Any], built: Mapping[st
 
 def _retries(provider: str, params: Mapping[str, Any], built: Mapping[str, Any]) -> int:
     for place in (params, built):
-        if isinstance(place.get("max_retries"), int):
-            return max(0, place["max_retries"])
+        retries = place.get("max_retries")
+        if isinstance(retries, int):
+            return max(0, retries)
     return _DEFAULT_RETRIES.get(provider, 0)
 
 
@@ -144,30 +145,18 @@ def to_input(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def to_usage(provider: str, response: LLMResult) -> Usage | None:
     """Return what the provider reported, or None if it reported nothing that can be trusted."""
     message = _message(response)
-    if message is None:
-        reported = (response.llm_output or {}).get("token_usage")
-        return _parse(provider, reported, "") if reported else None
-    answered = message.response_metadata
-    model = str(answered.get("model_name") or answered.get("model") or "")
+    answered = message.response_metadata if message is not None else (response.llm_output or {})
     # The provider's own block says more than LangChain's totals (searches, iterations, cache lifetimes).
-    raw = answered.get("token_usage") or answered.get("usage")
-    usage = _parse(provider, raw, model) if raw else None
-    totals = getattr(message, "usage_metadata", None)
-    if usage is None and totals:
-        usage = _parse(provider, totals, model)
-    if usage is None or (not usage.input_tokens and not usage.output_tokens):
-        return None  # some streams report zeros where they mean "unknown"
-    if totals and usage.input_tokens == 0 and usage.output_tokens:
-        return None
-    tier = answered.get("service_tier")
-    return usage.replace(model=model or usage.model, tier=usage.tier or tier)
-
-
-def _parse(provider: str, block: Any, model: str) -> Usage | None:
+    block = answered.get("token_usage") or answered.get("usage") or getattr(message, "usage_metadata", None)
+    model = answered.get("model_name") or answered.get("model")
     try:
-        return Usage.parse(provider, {"model": model, "usage": block} if model else block)
-    except (ValueError, TypeError, LookupError):
+        usage = Usage.parse(
+            provider, {"model": model, "usage": block, "service_tier": answered.get("service_tier")}
+        )
+    except ValueError:
         return None
+    # Some streams report zeros where they mean "unknown"; no call has an empty input.
+    return usage if usage.input_tokens else None
 
 
 def _message(response: LLMResult) -> Any:

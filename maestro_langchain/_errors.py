@@ -12,7 +12,7 @@ except ImportError:  # langchain-core alone
     GraphBubbleUp = Exception  # type: ignore[assignment, misc]
 
 
-class LangChainCapExceeded(CapExceeded, GraphBubbleUp):  # type: ignore[misc]
+class LangChainCapExceeded(CapExceeded, GraphBubbleUp):
     """`CapExceeded`, which langgraph also knows as control flow.
 
     As a plain exception it would be eaten by `ToolNode(handle_tool_errors=True)` and by retry middleware with

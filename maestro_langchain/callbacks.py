@@ -120,7 +120,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
             raise LangChainCapExceeded(*error.args, **error.__dict__) from None
 
     @_harmless
-    def on_llm_new_token(self, token: str, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Remember that output has arrived: from here on, a failure may be billed."""
         self._streamed.add(run_id)
 

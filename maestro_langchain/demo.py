@@ -24,7 +24,7 @@ from maestro_core.testing import FakeProvider, Reply, Request
 from .callbacks import MaestroCallbackHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from langchain_core.language_models import BaseChatModel
 
@@ -134,7 +134,7 @@ def _agents(models: _Models) -> dict[str, Any]:
     from langchain.agents import create_agent
     from langchain_core.tools import tool
 
-    summariser = create_agent(
+    summariser: Any = create_agent(
         models.anthropic, [], name="summariser", system_prompt="Summarise in two sentences."
     )
 
@@ -186,7 +186,7 @@ def _models(*, live: bool) -> Iterator[_Models]:
             )
         return
     # A reasoning model needs room to think before it answers.
-    made = {
+    made: dict[str, Callable[[], BaseChatModel]] = {
         "OPENAI_API_KEY": lambda: ChatOpenAI(model="gpt-5-mini", max_tokens=2000, max_retries=0),
         "ANTHROPIC_API_KEY": lambda: ChatAnthropic(model="claude-haiku-4-5", **limits),
     }
