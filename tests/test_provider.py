@@ -170,10 +170,13 @@ def test_output_is_cut_at_the_limit_and_says_so(provider, kind, streaming):
     assert "length" in str(facts) or "max_tokens" in str(facts) or "max_output_tokens" in str(facts)
 
 
-def test_reasoning_can_eat_the_whole_limit(provider):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_reasoning_can_eat_the_whole_limit(provider, streaming):
     provider.reply = Reply(text="never said", reasoning_tokens=500)
-    answer = model_for("chat", provider).invoke("go", max_completion_tokens=100)
+    model = model_for("chat", provider).bind(max_completion_tokens=100)
+    answer = merged(list(model.stream("go"))) if streaming else model.invoke("go")
     assert (answer.text, answer.response_metadata["finish_reason"]) == ("", "length")
+    assert provider.charges[0].status == "complete"
     assert provider.charges[0].reasoning_tokens == provider.charges[0].output_tokens == 100
 
 
@@ -236,6 +239,19 @@ def test_a_marked_prefix_is_written_once_and_then_read(provider, ttl):
     assert one.cache_write_1h_tokens == (2000 if ttl == "1h" else 0)
     assert (two.input_tokens, two.cache_write_tokens, two.cache_read_tokens) == (2003, 0, 2000)
     assert one.nanos > two.nanos
+
+
+def test_a_mark_within_a_known_prefix_writes_nothing(provider):
+    def blocks(*marked):
+        mark = {"cache_control": {"type": "ephemeral"}}
+        return [{"type": "text", "text": c * 40} | (mark if c in marked else {}) for c in "abc"]
+
+    model = model_for("messages", provider)
+    for marked in ("b", "ab", "abc"):
+        model.invoke([("system", blocks(*marked)), ("user", "hi")])
+    assert [(c.cache_write_tokens, c.cache_read_tokens) for c in provider.charges] == [
+        (20, 0), (0, 20), (10, 20),
+    ]  # fmt: skip
 
 
 def test_a_streamed_cache_write_has_no_times_as_with_the_provider(provider):
