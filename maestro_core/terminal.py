@@ -60,7 +60,8 @@ def print_table(
         header_style="bold",
         footer_style="bold",
         pad_edge=False,
-        padding=(0, 2, 0, 0) if not console.is_terminal else (0, 1),
+        # Two spaces between columns either way: a box brings one of its own.
+        padding=(0, 1 if console.is_terminal else 2, 0, 0),
         show_footer=bool(total),
     )
     for place, name in enumerate(header):
@@ -112,7 +113,7 @@ def _print(console: Console, renderable: Table | Branches | Text) -> None:
 def _least_width(lines: Sequence[Sequence[str]], text_columns: int) -> int:
     widths = [max(cell_len(clean(line[i])) for line in lines if line) for i in range(len(lines[0]))]
     text = sum(min(width, _LEAST_TEXT) for width in widths[:text_columns])
-    return text + sum(widths[text_columns:]) + 3 * len(widths)
+    return text + sum(widths[text_columns:]) + 2 * len(widths)
 
 
 def _branches(tree: Tree) -> Branches:

@@ -64,7 +64,12 @@ def caps(
         )
     elif not status:
         typer.echo("no call was counted under a cap yet", err=True)
-    if check and any(each.headroom <= 0 for each in status):
+    breached = [each for each in status if each.headroom <= 0]
+    if check and breached:
+        from maestro_core.terminal import clean
+
+        for each in breached:
+            typer.echo(f"breached: {clean(each.bucket)}", err=True)
         raise typer.Exit(BREACHED)
 
 
