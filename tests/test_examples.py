@@ -1,0 +1,79 @@
+"""The examples run as they are, and would notice if they were wrong."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+ROOT = Path(__file__).parents[1]
+REPLAY = ROOT / "examples/02_replay_production_trace.py"
+
+
+def run(example, *arguments, cwd):
+    return subprocess.run(  # noqa: S603 - our own example
+        [sys.executable, str(example), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_replay_of_a_production_trace_reconciles(tmp_path):
+    done = run(REPLAY, "--limit", "500", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"ledger \$[\d.]+ reconciles with the bill \$[\d.]+, to the nano-dollar", done.stdout)
+    assert "caps passed: none" in done.stdout
+    admitted, refused = (
+        re.search(r"(\d+) of 500 requests admitted", done.stdout)[1],
+        re.findall(r"(\d+) as", done.stdout),
+    )
+    assert int(admitted) + sum(map(int, refused)) == 500
+    assert refused, "the chat team's cap bites before the end"
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
+
+
+def test_a_second_replay_into_the_same_ledger_reconciles_by_itself(tmp_path):
+    again = ("--limit", "60", "--ledger", f"sqlite:///{tmp_path}/replay.db")
+    assert run(REPLAY, *again, cwd=tmp_path).returncode == 0
+    second = run(REPLAY, *again, cwd=tmp_path)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "reconciles" in second.stdout
+
+
+@pytest.fixture
+def example():
+    spec = spec_from_file_location("replay_production_trace", REPLAY)
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_the_replay_notices_a_bill_that_differs_by_a_nano_dollar(example, monkeypatch):
+    requests = list(example.read("azure_llm_trace_conv.csv.gz", "chat"))[:20]
+    told = io.StringIO()
+    assert example.replay(requests, "memory:", Console(file=told))
+    own_bill = example.Replay.settle_until
+
+    def off_by_one(self, now):
+        own_bill(self, now)
+        if now.year == 9999:
+            self.bill += example.Fraction(1, 10**9)
+
+    monkeypatch.setattr(example.Replay, "settle_until", off_by_one)
+    assert not example.replay(requests, "memory:", Console(file=told))
+    assert "DIFFERS FROM" in told.getvalue()
+
+
+def test_the_trace_is_whole(example):
+    rows = {team: sum(1 for _ in example.read(file, team)) for file, team in example.TEAMS.items()}
+    assert rows == {"coding": 8_819, "chat": 19_366}
