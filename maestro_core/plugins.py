@@ -30,7 +30,10 @@ def _load_each(manager: pluggy.PluginManager) -> list[tuple[str, str, Exception]
     for point in entry_points(group="maestro"):
         try:
             manager.register(point.load(), name=point.name)
+            manager.check_pending()  # a misspelled hook would otherwise never be called, and nobody told
         except Exception as error:  # noqa: BLE001 - a broken plugin must not stop the agent
+            if manager.has_plugin(point.name):
+                manager.unregister(name=point.name)
             failed.append((point.dist.name if point.dist else "?", point.name, error))
     return failed
 
