@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-__all__ = ["attribution", "clip", "current", "environment_defaults"]
+__all__ = ["attribution", "cleaned", "clip", "current", "environment_defaults"]
 
 MOST_DIMENSIONS = 16
 MOST_CHARACTERS = 128
@@ -100,6 +100,23 @@ def clip(value: object) -> str:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{text[: MOST_CHARACTERS - 9]}~{digest}"
+
+
+def cleaned(found: Mapping[str, object], *, check_names: bool = False) -> dict[str, str]:
+    """Return dimensions from outside as text: values clipped, those without a value left out.
+
+    Args:
+        found: From a plugin, or from a framework's metadata.
+        check_names: Whether to check names too; adapters give only such as were declared.
+
+    Raises:
+        ValueError: If `check_names`, for a reserved or malformed name.
+    """
+    return {
+        _check_name(name) if check_names else name: clip(value)
+        for name, value in found.items()
+        if value is not None and value != ""
+    }
 
 
 def environment_defaults(environ: Mapping[str, str] | None = None) -> dict[str, str]:

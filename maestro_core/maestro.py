@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from . import plugins, queries, refusal
-from .attribution import MOST_DIMENSIONS, current, environment_defaults
-from .caps import matches
+from .attribution import MOST_DIMENSIONS, cleaned, current, environment_defaults
+from .caps import charges, matches
 from .clock import from_micros
 from .errors import CapExceeded, LedgerError, LedgerUnavailable, MaestroError, PriceNotFound
 from .ledger import open_ledger
@@ -244,13 +244,20 @@ class Maestro:
         own = call.attribution
         merged: dict[str, str] = dict(self._defaults)
         for found in self.plugins.hook.maestro_attribution(call=call):
-            merged.update(found)
-        merged |= {**current(), **own.dimensions}
+            merged.update(cleaned(found, check_names=True))
+        merged |= {**current(), **cleaned(own.dimensions)}
         if len(merged) > MOST_DIMENSIONS:
-            # Refusing would stop a call for a label; the first ones are kept, which are the process's own.
-            self._warn_once(f"a call has {len(merged)} dimensions; {MOST_DIMENSIONS} are kept")
-            merged = dict(list(merged.items())[:MOST_DIMENSIONS])
+            merged = self._fewer(merged)
         return replace(call, attribution=Attribution(merged, own.path))
+
+    def _fewer(self, dimensions: Mapping[str, str]) -> dict[str, str]:
+        # Refusing would stop a call for a label. What caps look at stays: without it a call would pass them by.
+        self._warn_once(f"a call has {len(dimensions)} dimensions; {MOST_DIMENSIONS} are kept")
+        needed = {"run", *self.settings.require}
+        for cap in self.settings.caps:
+            needed.update(cap.per, dict(cap.where))
+        kept = sorted(dimensions, key=lambda name: name not in needed)[:MOST_DIMENSIONS]
+        return {name: dimensions[name] for name in kept}
 
     def _caps_for(self, call: Call) -> list[tuple[Cap, Meter]]:
         added = [cap for found in self.plugins.hook.maestro_caps(call=call) for cap in found]
@@ -287,7 +294,7 @@ class Maestro:
     def _check_ceiling(self, call: Call, caps: Sequence[tuple[Cap, Meter]], bound: Cost, hold: Hold) -> None:
         for cap, meter in caps:
             if bound.nanos > cap.limit_nanos:
-                values = tuple(call.attribution.value(d) for d in meter.per)
+                _, values = charges([meter], call.attribution, call.provider, call.model)[-1]
                 bucket = Bucket(meter, values, None)
                 self._refuse(
                     call, hold, refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call))
