@@ -8,7 +8,7 @@ import pluggy
 import pytest
 
 from maestro_core import Cap, CapExceeded, PriceNotFound, Usage, attribution, hookimpl, price
-from maestro_core.types import Call, Cost, CostLine
+from maestro_core.types import Attribution, Call, Cost, CostLine
 
 USED = Usage(input_tokens=1_000, output_tokens=100)
 
@@ -43,6 +43,48 @@ def test_attribution_from_a_plugin_wins_over_the_environments(make_maestro, monk
     plug(maestro, maestro_attribution=lambda call: {"customer": "acme"})
     maestro.settle(maestro.reserve(call()), USED)
     assert maestro.report(by=("team", "customer")).rows[0].key == {"team": "growth", "customer": "acme"}
+
+
+def test_what_a_plugin_says_is_made_text_that_every_ledger_can_keep(make_maestro):
+    maestro = make_maestro(ledger="sqlite:///m.db", caps=[Cap(5, per="customer")])
+    plug(
+        maestro,
+        maestro_attribution=lambda call: {"customer": 42, "user": None, "feature": "", "note": "x" * 500},
+    )
+    record = maestro.settle(maestro.reserve(call()), USED)
+    assert record.attribution.dimensions.keys() == {"customer", "note"}
+    assert len(record.attribution.dimensions["note"]) == 128
+    assert [row.key for row in maestro.report(by="customer").rows] == [{"customer": "42"}]
+
+
+@pytest.mark.parametrize("name", ["model", "cost center"])
+def test_a_plugin_cannot_set_what_is_no_dimension(maestro, name):
+    plug(maestro, maestro_attribution=lambda call: {name: "x"})
+    with pytest.raises(ValueError, match=name):
+        maestro.reserve(call())
+
+
+def test_of_too_many_dimensions_those_that_caps_look_at_are_kept(make_maestro):
+    maestro = make_maestro(
+        caps=[Cap("0.000001", where={"customer": "acme"}), Cap(5, per="tenant")], require=["team"]
+    )
+    plug(maestro, maestro_attribution=lambda call: {f"p{i}": "x" for i in range(16)})
+    late = {"run": "r1", "customer": "globex", "tenant": "t1", "team": "growth"}
+    kept = maestro.reserve(call(attribution=Attribution(late))).call.attribution.dimensions
+    assert len(kept) == 16
+    assert late.items() <= kept.items()
+    with pytest.raises(CapExceeded, match="customer=acme"):
+        maestro.reserve(call(attribution=Attribution({**late, "customer": "acme"})))
+
+
+@pytest.mark.parametrize(
+    ("per", "bucket"), [("model", "model=gpt-5-mini"), (("provider", "team"), "provider=openai,team=growth")]
+)
+def test_a_refusal_names_its_bucket(make_maestro, per, bucket):
+    maestro = make_maestro(caps=[Cap("0.000001", per=per)])
+    with attribution(team="growth"), pytest.raises(CapExceeded) as caught:
+        maestro.reserve(call())
+    assert (caught.value.reason, caught.value.bucket) == ("ceiling", bucket)
 
 
 def test_caps_come_from_a_plan_table(maestro):
