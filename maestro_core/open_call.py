@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
+
+from .errors import ReservationClosed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,7 +51,9 @@ class OpenCall:
     ) -> None:
         if self.record is None and not self._released:
             why = f"left by {kind.__qualname__}" if kind else "left without settling"
-            self.record = self._maestro.settle_with(self.reservation, None, {"reason": why})
+            # It may have been closed through its reservation, as `maestro.settle(call.reservation, usage)`.
+            with suppress(ReservationClosed):
+                self.record = self._maestro.settle_with(self.reservation, None, {"reason": why})
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

@@ -29,6 +29,7 @@ __all__ = ["Runs"]
 
 _log = logging.getLogger("maestro")
 _T = TypeVar("_T")
+_MOST_ENDED = 10_000
 
 RunKind = Literal["chain", "agent", "tool"]
 _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execute_tool"}
@@ -57,6 +58,9 @@ class Runs:
     def __init__(self, maestro: Maestro) -> None:
         self._maestro = maestro
         self._runs: dict[Hashable, _Run] = {}
+        # A sync tool of a cancelled async agent runs on in its thread: what it starts belongs to the run that has
+        # ended, and is not a new run with a fresh cap.
+        self._ended: dict[Hashable, _Run] = {}
         self._calls: dict[Hashable, _OpenCall] = {}
 
     def enter(
@@ -71,7 +75,7 @@ class Runs:
         """A run has begun below its parent; agents and tools become part of the path of every call inside."""
         if run_id in self._runs:
             return
-        parent = self._runs.get(parent_id)
+        parent = self._find(parent_id)
         root_id = parent.root_id if parent else run_id
         path = parent.path if parent else ()
         run = _Run(root_id, path, parent.span if parent else None)
@@ -87,13 +91,16 @@ class Runs:
         run = self._runs.pop(run_id, None)
         if run is None:
             return
+        self._ended[run_id] = run
+        while len(self._ended) > _MOST_ENDED:
+            self._ended.pop(next(iter(self._ended)), None)
         self._maestro.telemetry.end(run.own_span, error=error)
         for call_id in tuple(run.calls):
             self.settle(call_id, None, reason="its end was never reported")
 
     def agent(self, run_id: Hashable | None) -> str | None:
         """Return the innermost agent around a run, without looking past the innermost tool."""
-        run = self._runs.get(run_id)
+        run = self._find(run_id)
         kind, name = run.path[-1] if run and run.path else ("", "")
         return name if kind == "agent" else None
 
@@ -101,7 +108,7 @@ class Runs:
         self, run: _Run | Hashable | None, dimensions: Mapping[str, str] | None = None
     ) -> Attribution:
         """Return whom a call below `run` is for: metadata dimensions, then the surrounding `attribution(...)`."""
-        found = run if isinstance(run, _Run) else self._runs.get(run)
+        found = run if isinstance(run, _Run) else self._find(run)
         own = {"run": str(found.root_id)} if found else {}
         return Attribution({**own, **(dimensions or {}), **current()}, found.path if found else ())
 
@@ -115,7 +122,7 @@ class Runs:
         """
         if run_id in self._calls:
             return
-        parent = self._runs.get(parent_id)
+        parent = self._find(parent_id)
         own = {} if parent else {"run": str(run_id)}
         where = self.attribution(parent, {**own, **call.attribution.dimensions})
         call = replace(call, attribution=where)
@@ -167,6 +174,9 @@ class Runs:
         if call is not None:
             self._safely(lambda: self._maestro.release(call.reservation, reason))
             self._maestro.telemetry.end(call.span, error=error)
+
+    def _find(self, run_id: Hashable | None) -> _Run | None:
+        return self._runs.get(run_id) or self._ended.get(run_id)
 
     def _pop(self, run_id: Hashable) -> _OpenCall | None:
         call = self._calls.pop(run_id, None)

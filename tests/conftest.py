@@ -20,7 +20,8 @@ os.environ["LANGSMITH_TRACING"] = "false"
 @pytest.fixture
 def provider():
     """A stand-in provider whose calls all cost the same: 1,000 tokens in, 100 out."""
-    with FakeProvider(Reply(text="fine", input_tokens=1_000, output_tokens=100)) as running:
+    # Without keep-alive, because langchain-anthropic keeps its HTTP client, and a socket, for ever.
+    with FakeProvider(Reply(text="fine", input_tokens=1_000, output_tokens=100), keep_alive=False) as running:
         yield running
 
 

@@ -52,7 +52,7 @@ def researcher(provider, openai):
 def ask(agent, maestro, **config):
     with attribution(team="growth", customer="acme"):
         config = {"callbacks": [MaestroCallbackHandler(maestro)], **config}
-        return agent.invoke({"messages": [("user", "go")]}, config=config)
+        return agent.invoke({"messages": [("user", "go " * 500)]}, config=config)
 
 
 def test_the_tree_is_agent_tool_and_model(spans, researcher, provider, make_maestro):
@@ -84,7 +84,7 @@ def test_span_costs_add_up_to_the_bill(spans, researcher, provider, make_maestro
 def test_a_refusal_is_an_error_without_cost(spans, openai, make_maestro):
     maestro = make_maestro(caps=[Cap("0.000001")])
     with pytest.raises(CapExceeded):
-        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]})
+        openai().invoke("hello " * 300, config={"callbacks": [MaestroCallbackHandler(maestro)]})
     (span,) = spans.get_finished_spans()
     assert span.attributes["maestro.refused"] == "ceiling"
     assert span.attributes["error.type"] == "CapExceeded"
@@ -93,7 +93,7 @@ def test_a_refusal_is_an_error_without_cost(spans, openai, make_maestro):
 
 def test_a_call_stands_below_the_users_current_span(spans, openai, make_maestro):
     with trace.get_tracer("app").start_as_current_span("request") as request:
-        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
+        openai().invoke("hello " * 300, config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
     chat = next(span for span in spans.get_finished_spans() if span.name.startswith("chat"))
     assert chat.parent.span_id == request.get_span_context().span_id
 
