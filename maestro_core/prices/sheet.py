@@ -44,6 +44,8 @@ _GEMINI_PARENTS = {
     **{f"input_{modality}_tokens": "input_tokens" for modality in ("audio", "image", "video")},
     **{f"cache_{modality}_read_tokens": "cache_read_tokens" for modality in ("audio", "image", "video")},
 }
+# Models that are named for the one thing they put out; their output rate is its rate.
+_NAMED_FOR = {"output_image_tokens": "image", "output_audio_tokens": "tts"}
 _PICOS_PER_USD = 10**12
 _DAY = timedelta(days=1)
 
@@ -228,11 +230,11 @@ def _compile(entry: Entry, tier: str, base: Any, variants: Iterable[Any]) -> Rat
         {0, *(step.start + 1 for value in prices.values() for step in getattr(value, "tiers", ()))}
     )
     free = not prices and is_free(entry.provider, entry.model.id)
-    gemini = "gemini" in entry.model.id
+    parents = _parents(entry.model.id.lower())
     return Rates(
         _price_id(entry, tier, base),
         entry.model.id,
-        tuple(_band(first, prices, free=free, gemini=gemini) for first in firsts),
+        tuple(_band(first, prices, free=free, parents=parents) for first in firsts),
         free,
     )
 
@@ -248,7 +250,13 @@ def _price_id(entry: Entry, tier: str, base: Any) -> str:
     )
 
 
-def _band(first: int, prices: dict[str, Any], *, free: bool, gemini: bool) -> Band:
+def _parents(model_id: str) -> dict[str, str]:
+    """Return what the kinds without a rate of their own are billed as."""
+    named_for = {kind: "output_tokens" for kind, name in _NAMED_FOR.items() if name in model_id}
+    return {**(_GEMINI_PARENTS if "gemini" in model_id else {}), **_PARENTS, **named_for, **ALIASES}
+
+
+def _band(first: int, prices: dict[str, Any], *, free: bool, parents: dict[str, str]) -> Band:
     listed: dict[str, Picos] = {}
     for name, value in prices.items():
         kind, per, _ = _units()[name]
@@ -258,22 +266,21 @@ def _band(first: int, prices: dict[str, Any], *, free: bool, gemini: bool) -> Ba
                 dollars = step.price
         picos = Fraction(dollars) * _PICOS_PER_USD / per
         listed[kind] = picos.numerator if picos.denominator == 1 else picos
-    rates = {kind: _rate(kind, listed, free=free, gemini=gemini) for kind in ancestors()}
+    rates = {kind: _rate(kind, listed, free=free, parents=parents) for kind in ancestors()}
     plain = tuple(rates[kind] if rates[kind].priced else None for kind in PLAIN)
     ordinary = not rates["output_reasoning_tokens"].own and "requests" not in listed
     return Band(first, rates, plain if ordinary else None, listed.get("requests", 0))
 
 
-def _rate(kind: str, listed: dict[str, Picos], *, free: bool, gemini: bool) -> Rate:
+def _rate(kind: str, listed: dict[str, Picos], *, free: bool, parents: dict[str, str]) -> Rate:
     line = kind.removesuffix("_tokens")
     # A zero on the sheet is no price; the reviewed list alone says what is free.
     if free:
         return Rate(line, 0)
     if listed.get(kind):
         return Rate(line, listed[kind])
-    parent = ALIASES.get(kind) or _PARENTS.get(kind) or (_GEMINI_PARENTS.get(kind) if gemini else None)
-    if parent:
-        above = _rate(parent, listed, free=free, gemini=gemini)
+    if parent := parents.get(kind):
+        above = _rate(parent, listed, free=free, parents=parents)
         return Rate(above.kind, above.picos, own=False, priced=above.priced)
     wider = (listed[other] for other in ancestors()[kind] if listed.get(other))
     return Rate(line, next(wider, 0), priced=False)
