@@ -16,7 +16,7 @@ REPLAY = ROOT / "examples/02_replay_production_trace.py"
 
 
 def run(example, *arguments, cwd):
-    return subprocess.run(  # noqa: S603 - our own example
+    return subprocess.run(
         [sys.executable, str(example), *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "80"},

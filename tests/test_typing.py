@@ -16,7 +16,7 @@ def mypy(*arguments, cwd=ROOT):
         str(ROOT / "pyproject.toml"),
         "--no-error-summary",
     ]
-    run = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
+    run = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
     return run.stdout + run.stderr
 
 
