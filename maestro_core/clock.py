@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock", "from_micros", "to_micros"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Clock(Protocol):
@@ -27,8 +30,7 @@ class SystemClock:
 
 def from_micros(micros: int) -> datetime:
     """Return microseconds since 1970 as an aware UTC datetime, exactly."""
-    seconds, rest = divmod(micros, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    return _EPOCH + timedelta(microseconds=micros)
 
 
 def to_micros(at: datetime) -> int:
@@ -39,5 +41,4 @@ def to_micros(at: datetime) -> int:
     """
     if at.tzinfo is None:
         raise ValueError(f"{at!r} has no time zone; use an aware datetime, for example datetime.now(UTC)")
-    whole = at.astimezone(UTC)
-    return int(whole.replace(microsecond=0).timestamp()) * 1_000_000 + whole.microsecond
+    return (at - _EPOCH) // _MICROSECOND

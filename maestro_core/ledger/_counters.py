@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._queries import open_holds
 from ._reports import spends
-from ._rows import insert_meter, packed, read_meters
+from ._rows import insert_meter, packed_values, read_meters
 from ._rules import Counted, Place, charged, rebuild, since_us
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from maestro_core.types import Hold, Meter, OpenHold
 
 __all__ = ["Counters"]
+
+_MOST_RECENT = 10_000
 
 _ADD = (
     "INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (meter_id, window_start_us, value) DO UPDATE SET"
@@ -39,6 +41,7 @@ class Counters:
         self._version = -1
         self._counted: list[Counted] = []
         self._ids: dict[str, int] = {}
+        self._recent: dict[str, list[Place]] = {}
 
     def know(self, meters: Iterable[Meter]) -> bool:
         """Return whether all these meters are known to be in the file already; meters are never removed."""
@@ -52,6 +55,7 @@ class Counters:
         self._ids = {counted.meter.id: meter_id for meter_id, counted in meters.items()}
         self._counted = list(meters.values())
         self._version = version
+        self._recent.clear()
 
     def declare(self, connection: sqlite3.Connection, meters: Sequence[Meter], now_us: int) -> None:
         """Add the meters that are not in the file, each filled with this window's records and open holds."""
@@ -61,7 +65,8 @@ class Counters:
             meter_id = insert_meter(connection, counted)
             filled = rebuild([counted], spends(connection, counted.since_us), open_holds(connection))
             connection.executemany(
-                _ADD, [(meter_id, key[2], packed(key[1]), *counter) for key, (_, counter) in filled.items()]
+                _ADD,
+                [(meter_id, key[2], packed_values(key[1]), *counter) for key, (_, counter) in filled.items()],
             )
         if new:
             connection.execute(
@@ -69,8 +74,16 @@ class Counters:
             )
 
     def places(self, of: Hold | OpenHold, at_us: int) -> list[Place]:
-        """Return every place where a call reserved at `at_us` is counted."""
+        """Return every place where a call reserved at `at_us` is counted; from memory, the second time."""
+        if of.key in self._recent:
+            return self._recent.pop(of.key)
         return charged(self._counted, of.attribution, of.provider, of.model, at_us)
+
+    def remember(self, key: str, places: list[Place]) -> None:
+        """Keep the places of a hold for its settling, which most often comes from the same process."""
+        if len(self._recent) >= _MOST_RECENT:
+            self._recent.clear()
+        self._recent[key] = places
 
     def read(self, connection: sqlite3.Connection, places: Iterable[Place]) -> list[tuple[int, int, int]]:
         """Return the counter of each place; zeros where nothing was counted yet."""
@@ -85,4 +98,4 @@ class Counters:
 
     def _row(self, place: Place) -> tuple[int, int, str]:
         meter_id, values, start_us = place.key
-        return self._ids[meter_id], start_us, packed(values)
+        return self._ids[meter_id], start_us, packed_values(values)

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     from maestro_core.types import OpenHold, Record
 
-__all__ = ["find_hold", "find_record", "open_holds", "read_page", "span"]
+__all__ = ["find_closing", "find_hold", "find_refusal", "is_closed", "open_holds", "read_page", "span"]
 
 _HOLDS = f"SELECT {HOLD_COLUMNS} FROM holds JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
 _RECORDS = f"SELECT {RECORD_COLUMNS} FROM journal JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
+
+_CLOSING = "('settled', 'corrected', 'released')"
 
 
 def find_hold(connection: sqlite3.Connection, key: str) -> OpenHold | None:
@@ -28,11 +30,22 @@ def open_holds(connection: sqlite3.Connection) -> list[OpenHold]:
     return [hold_of(row) for row in connection.execute(f"{_HOLDS} ORDER BY reserved_at_us, key")]
 
 
-def find_record(connection: sqlite3.Connection, key: str, *kinds: str) -> Record | None:
-    """Return the record of a key that is of one of these kinds."""
-    marks = ", ".join("?" * len(kinds))
-    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind IN ({marks})", (key, *kinds)).fetchone()
+def find_closing(connection: sqlite3.Connection, key: str) -> Record | None:
+    """Return the record that settled, corrected or released a key."""
+    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind IN {_CLOSING}", (key,)).fetchone()
     return record_of(row) if row else None
+
+
+def find_refusal(connection: sqlite3.Connection, key: str) -> Record | None:
+    """Return the record of a key's refusal."""
+    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind = 'refused'", (key,)).fetchone()
+    return record_of(row) if row else None
+
+
+def is_closed(connection: sqlite3.Connection, key: str) -> bool:
+    """Return whether a key was settled, corrected or released; from the index alone, because every call asks."""
+    kinds = connection.execute("SELECT kind FROM journal WHERE key = ?", (key,)).fetchall()
+    return any(kind not in ("presumed", "refused") for (kind,) in kinds)
 
 
 def span(

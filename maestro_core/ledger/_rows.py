@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
+    from maestro_core.types import Step
+
 __all__ = [
     "HOLD_COLUMNS",
     "NOT_ROLLED_UP",
@@ -27,6 +29,7 @@ __all__ = [
     "insert_meter",
     "insert_record",
     "packed",
+    "packed_values",
     "read_meters",
     "record_of",
     "rollup_values",
@@ -53,21 +56,22 @@ class AttributionIds:
     _MOST = 10_000
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[frozenset[tuple[str, str]], tuple[Step, ...]], int] = {}
 
     def find(self, connection: sqlite3.Connection, attribution: Attribution) -> int:
         """Return the id of an attribution without its run, inside a writing transaction."""
-        dimensions = packed({k: v for k, v in attribution.dimensions.items() if k != "run"})
-        key = (dimensions, packed(attribution.path))
+        dimensions = {k: v for k, v in attribution.dimensions.items() if k != "run"}
+        key = (frozenset(dimensions.items()), attribution.path)
         known = self._known.get(key)
         if known is not None:
             return known
+        columns = (packed(dimensions), packed(attribution.path))
         row = connection.execute(
-            "SELECT attribution_id FROM attributions WHERE dimensions = ? AND path = ?", key
+            "SELECT attribution_id FROM attributions WHERE dimensions = ? AND path = ?", columns
         ).fetchone()
         if row is None:
             # Not remembered yet: this transaction may be rolled back, and the id with it.
-            made = connection.execute("INSERT INTO attributions (dimensions, path) VALUES (?, ?)", key)
+            made = connection.execute("INSERT INTO attributions (dimensions, path) VALUES (?, ?)", columns)
             return int(made.lastrowid or 0)
         if len(self._known) >= self._MOST:
             self._known.clear()
@@ -111,6 +115,12 @@ def insert_meter(connection: sqlite3.Connection, counted: Counted) -> int:
         "INSERT INTO meters (name, per, matching, every, time_zone, since_us) VALUES (?, ?, ?, ?, ?, ?)", row
     )
     return int(made.lastrowid or 0)
+
+
+@lru_cache(maxsize=16_384)
+def packed_values(values: tuple[str, ...]) -> str:
+    """Return a bucket's values as the row's JSON array."""
+    return packed(values)
 
 
 def unpacked_values(text: str) -> tuple[str, ...]:

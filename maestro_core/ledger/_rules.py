@@ -49,7 +49,8 @@ class Place(NamedTuple):
 
     def bucket(self, counter: Sequence[int]) -> Bucket:
         """Return the bucket as users see it."""
-        return Bucket(self.meter, self.values, self.window, *counter)
+        spent, held, presumed = counter
+        return Bucket(self.meter, self.values, self.window, spent, held, presumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,12 @@ def charged(
     meters = [one.meter for one in counted if one.since_us <= at_us]
     places = []
     for meter, values in charges(meters, attribution, provider, model):
+        if meter.every is None:
+            places.append(Place(meter, values, None, (meter.id, values, 0)))
+            continue
         current = window(meter.every, meter.time_zone, at_us)
-        key = (meter.id, values, current.start_us if current else 0)
-        places.append(Place(meter, values, current, key))
+        start_us = current.start_us if current else 0
+        places.append(Place(meter, values, current, (meter.id, values, start_us)))
     return places
 
 
@@ -86,10 +90,12 @@ def refusal(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: in
     """Return the bucket that lacks the most room for a hold, or None if the hold fits everywhere."""
     limits: dict[str, int] = {}
     for meter, limit in hold.limits:
-        limits[meter.id] = min(limit, limits.get(meter.id, limit))
+        name = meter.id
+        if name not in limits or limit < limits[name]:
+            limits[name] = limit
     most, tightest = 0, None
     for place, counter in places:
-        enforced = limits.get(place.meter.id)
+        enforced = limits.get(place.key[0])
         if enforced is None:
             continue
         lack = sum(counter) + hold.amount_nanos - enforced

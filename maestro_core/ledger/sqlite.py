@@ -15,7 +15,7 @@ from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refu
 from . import _records, _reports
 from ._counters import Counters
 from ._database import Database
-from ._queries import find_hold, find_record, open_holds, read_page, span
+from ._queries import find_closing, find_hold, find_refusal, is_closed, open_holds, read_page, span
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
 from ._rules import differences, rebuild, refusal
 from ._totals import Totals
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SQLiteLedger"]
 
-_CLOSING = ("settled", "corrected", "released")
 _PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
 
 
@@ -82,7 +81,7 @@ class SQLiteLedger:
             opened = find_hold(connection, hold.key)
             if opened:
                 return self._held(connection, opened)
-            if find_record(connection, hold.key, *_CLOSING):
+            if is_closed(connection, hold.key):
                 raise ReservationClosed(
                     f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
                 )
@@ -93,6 +92,7 @@ class SQLiteLedger:
                 return refused
             self._hold(connection, hold, now_us)
             self._counters.add(connection, places, (0, hold.amount_nanos, 0))
+            self._counters.remember(hold.key, places)
         buckets = [
             place.bucket((spent, held + hold.amount_nanos, presumed))
             for place, (spent, held, presumed) in zip(places, counters, strict=True)
@@ -109,7 +109,7 @@ class SQLiteLedger:
             now_us, seq = self._begin(connection)
             opened = find_hold(connection, key)
             if opened is None:
-                return _records.repeated_settle(key, find_record(connection, key, *_CLOSING), settlement)
+                return _records.repeated_settle(key, find_closing(connection, key), settlement)
             record = _records.settled(opened, settlement, seq=seq, now_us=now_us)
             self._close_hold(connection, opened, record, settlement.cost_nanos)
             return record
@@ -124,7 +124,7 @@ class SQLiteLedger:
             now_us, seq = self._begin(connection)
             opened = find_hold(connection, key)
             if opened is None:
-                return _records.repeated_release(key, find_record(connection, key, *_CLOSING))
+                return _records.repeated_release(key, find_closing(connection, key))
             record = _records.released(opened, reason, seq=seq, now_us=now_us)
             self._close_hold(connection, opened, record, 0)
             return record
@@ -133,7 +133,7 @@ class SQLiteLedger:
         """Journal that a call was refused; holds nothing. Refusing again returns the first record."""
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
-            first = find_record(connection, hold.key, "refused")
+            first = find_refusal(connection, hold.key)
             if first:
                 return first
             record = _records.refused(hold, detail, seq=seq, now_us=now_us)
