@@ -5,8 +5,10 @@ By default they talk over HTTP to the bundled stand-in provider, which needs no 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-CAPS = (Cap("0.03", per="run"), Cap("1", per="customer", every="day"))
+CAPS = (Cap("0.02", per="run"), Cap("1", per="customer", every="day"))
 
 # Who asks what: (team, feature, customer, agent, question). The last one is the runaway.
 TASKS = (
@@ -61,10 +63,10 @@ def run(*, ledger: str | None = None, live: bool = False) -> int:
     Returns:
         The exit code: 0, or 1 if something went wrong.
     """
-    console = Console(highlight=False)
-    url = (
-        ledger or _configured_ledger() or f"sqlite:///{Path(tempfile.mkdtemp(prefix='maestro-'), 'demo.db')}"
-    )
+    console = Console(highlight=False, soft_wrap=True)
+    # LangChain logs every refusal that a handler raises; here it is the point, and shown.
+    logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.ERROR)
+    url = ledger or _configured_ledger() or _temporary_ledger()
     maestro = Maestro(ledger=url, caps=CAPS)
     try:
         with _models(live=live) as models:
@@ -74,15 +76,17 @@ def run(*, ledger: str | None = None, live: bool = False) -> int:
             _summary(maestro, models, console, halted, before)
     finally:
         maestro.close()  # delivers the spans, too
-    console.print(
-        Text(f"\nThe ledger is {url}\nAsk it again: MAESTRO_LEDGER={url} maestro report --by customer")
-    )
+    console.print(f"\nThe ledger stays; ask it: MAESTRO_LEDGER={url} maestro report --by customer")
     return 0 if halted else 1
 
 
 def _configured_ledger() -> str | None:
     settings = Settings()
     return None if settings.origins["ledger"] == "default" else settings.ledger
+
+
+def _temporary_ledger() -> str:
+    return f"sqlite:///{Path(tempfile.mkdtemp(prefix='maestro-'), 'demo.db')}"
 
 
 def _run_tasks(maestro: Maestro, models: _Models, console: Console) -> CapExceeded | None:
@@ -92,16 +96,17 @@ def _run_tasks(maestro: Maestro, models: _Models, console: Console) -> CapExceed
     for number, (team, feature, customer, name, question) in enumerate(TASKS, 1):
         console.print(Text(f"[{number}/{len(TASKS)}] {team}/{name} for {customer}: {question}"))
         with attribution(team=team, feature=feature, customer=customer):
-            config = {"callbacks": [handler, _Progress(console)], "recursion_limit": 200}
+            progress = _Progress(console)
+            config = {"callbacks": [handler, progress], "recursion_limit": 200}
             try:
-                answer = agents[name].invoke({"messages": [("user", question)]}, config=config)
+                with progress.status:
+                    answer = agents[name].invoke({"messages": [("user", question)]}, config=config)
             except CapExceeded as error:
                 halted = error
-                console.print(Text(f"      HALTED: {error}", style="bold red"))
+                console.print(Text(f"      {progress}\n      HALTED: {error}", style="bold red"))
             else:
-                console.print(
-                    Text(f"      answer: {str(answer['messages'][-1].content)[:60]}", style="green")
-                )
+                said = str(answer["messages"][-1].content)[:70]
+                console.print(Text(f"      {progress}\n      {said}", style="green"))
     return halted
 
 
@@ -144,9 +149,9 @@ def _agents(models: _Models) -> dict[str, Any]:
         found = (
             ""
             if "1931" in query or "lost" in query
-            else f"Three papers about {query}: causes, limits, outlook. "
+            else f"Three papers about {query} causes, limits, outlook. "
         )
-        return (found * 40) or "Nothing found. Try other words."
+        return (found * 12) or "Nothing found. Try other words."
 
     @tool
     def summarise(text: str) -> str:
@@ -219,16 +224,23 @@ def _script(request: Request) -> Reply:
 
 
 class _Progress(BaseCallbackHandler):
-    """Prints one line for each model and tool call."""
+    """Shows what an agent does while it does it, and counts."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self.status = console.status("      starts")
+        self._counts: Counter[str] = Counter()
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} x{count}" for name, count in self._counts.items())
+
+    def _count(self, name: str) -> None:
+        self._counts[name] += 1
+        self.status.update(f"      {self}")
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Say which model is asked."""
-        model = (kwargs.get("metadata") or {}).get("ls_model_name", "model")
-        self._console.print(Text(f"      asks {model}", style="dim"))
+        """Count a model call."""
+        self._count((kwargs.get("metadata") or {}).get("ls_model_name", "model"))
 
     def on_tool_start(self, serialized: Any, input_str: str, **kwargs: Any) -> None:  # noqa: ARG002
-        """Say which tool is used."""
-        self._console.print(Text(f"      uses {(serialized or {}).get('name', 'a tool')}", style="dim"))
+        """Count a tool call."""
+        self._count((serialized or {}).get("name", "tool"))

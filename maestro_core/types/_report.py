@@ -62,13 +62,14 @@ class Report:
         header = [*self.by, "cost", "calls", "input", "output"]
         notes = (any(r.estimated for r in self.rows), any(r.unpriced_calls for r in self.rows))
         header += [name for name, shown in zip(("estimated", "unpriced"), notes, strict=True) if shown]
-        return header, [self._line(row, notes) for row in (*self.rows, self._total_row())]
+        places = _places(self.total)
+        return header, [self._line(row, notes, places) for row in (*self.rows, self._total_row())]
 
-    def _line(self, row: ReportRow, notes: tuple[bool, bool]) -> list[str]:
+    def _line(self, row: ReportRow, notes: tuple[bool, bool], places: int) -> list[str]:
         counts = (f"{row.calls:,}", f"{row.input_tokens:,}", f"{row.output_tokens:,}")
-        extra = (_dollars(row.estimated), f"{row.unpriced_calls:,}")
+        extra = (f"${row.estimated:,.{places}f}", f"{row.unpriced_calls:,}")
         shown = [text for text, wanted in zip(extra, notes, strict=True) if wanted]
-        return [*(row.key[d] for d in self.by), _dollars(row.cost), *counts, *shown]
+        return [*(row.key[d] for d in self.by), f"${row.cost:,.{places}f}", *counts, *shown]
 
     def _total_row(self) -> ReportRow:
         return ReportRow(
@@ -129,6 +130,13 @@ class Tree:
         ]
         lines += [f"{'  ' * (depth + 1)}refused: {why}" for why in self.refusals]
         return lines + [line for child in self.children for line in child.lines(depth + 1)]
+
+
+def _places(total: Decimal) -> int:
+    """Return how many decimals a column of dollars has, so that its points stand below each other."""
+    if total >= 100:  # noqa: PLR2004 - cents suffice
+        return 2
+    return 4 if total >= 1 or not total else min(9, 3 - total.adjusted())
 
 
 def _dollars(amount: Decimal) -> str:
