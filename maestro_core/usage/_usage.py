@@ -38,8 +38,9 @@ class Usage:
         provider_cost: US dollars that the provider says it billed (OpenRouter), upstream cost included.
         lines: The parts of a call that ran several models or steps: `(model, usage)`, where None is the model asked
             for. They replace the token counts when the call is priced. Empty for ordinary calls.
-        flags: What is odd: `"parts_exceed_total"`, `"total_mismatch"`, `"cache_ttl_unknown"` (tokens were written
-            to a cache of unknown lifetime: priced as the dearer one).
+        flags: What is odd: `"parts_exceed_total"`, `"total_mismatch"`, `"input_missing"` (output without input, as
+            some streams report it: the true cost is higher), `"cache_ttl_unknown"` (tokens were written to a cache of
+            unknown lifetime: priced as the dearer one).
         **counts: Counts by kind (see `maestro_core.usage.KINDS`); None means not reported.
 
     Raises:

@@ -194,6 +194,8 @@ def _flags(block: object, shape: Shape, counts: Mapping[str, int]) -> tuple[str,
     ours = counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
     if isinstance(total, int) and total != ours:
         flags.append("total_mismatch")
+    if counts.get("output_tokens") and not counts.get("input_tokens"):
+        flags.append("input_missing")
     split = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
     if shape.unsplit_writes and counts.get("cache_write_tokens", 0) > split:
         flags.append("cache_ttl_unknown")
