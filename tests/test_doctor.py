@@ -68,7 +68,9 @@ def test_doctor_shows_settings_and_where_they_came_from(place, ledger, monkeypat
     assert found["price_book"].startswith("genai-prices ")
     assert found["otlp_endpoint"] == "http://***@localhost:4318"
     assert "secret" not in result.output
-    assert "all is well" in run("doctor").stdout
+    lines = run("doctor").stdout.splitlines()
+    assert lines[-1] == "all is well"
+    assert [line for line in lines if line != line.rstrip()] == []
 
 
 def test_doctor_changes_nothing(place, ledger):
@@ -121,6 +123,8 @@ def test_doctor_creates_no_ledger_and_checks_that_one_could_be(place, monkeypatc
     assert asked("doctor")["ledger"]["state"].startswith("none yet")
     monkeypatch.setenv("MAESTRO_LEDGER", f"sqlite:///{place}/missing/maestro.db")
     assert "not a writable folder" in asked("doctor", code=1)["problems"][0]
+    monkeypatch.setenv("MAESTRO_LEDGER", f"sqlite:///{'x' * 300}")
+    assert "File name too long" in asked("doctor", code=1)["problems"][0]
     assert list(place.iterdir()) == []
 
 

@@ -36,7 +36,9 @@ class _Commands(TyperGroup):
         """Run a command; what it raises about its input becomes one line on standard error and exit code 1."""
         try:
             return super().invoke(ctx)
-        except (MaestroError, ValueError, LookupError) as error:
+        except BrokenPipeError:
+            raise  # whoever read the pipe had enough; typer ends quietly
+        except (MaestroError, ValueError, LookupError, OSError) as error:
             from maestro_core.terminal import clean
 
             typer.echo(f"Error: {clean(' '.join(str(error).split()))}", err=True)

@@ -112,7 +112,7 @@ def _ledger(settings: Settings | None, manager: PluginManager, problems: list[st
         if ledger is not None:
             with closing(ledger):
                 found |= _contents(ledger)
-    except MaestroError as error:
+    except (MaestroError, OSError) as error:
         problems.append(_without_password(str(error)))
         found["state"] = "not reachable"
     problems += [f"the ledger's counters differ from its journal: {line}" for line in found["differences"]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maestro_core.money import format_usd
+from maestro_core.money import format_usd, to_nanos
 
 from ._shared import AsJson, echo_json, open_maestro
 
@@ -175,4 +175,4 @@ def _tree_json(tree: Tree) -> dict[str, Any]:
 
 
 def _dollars(amount: Decimal) -> str:
-    return format_usd(int(amount.scaleb(9)))
+    return format_usd(to_nanos(amount))
