@@ -499,3 +499,27 @@ def test_caps_survive_a_reopen(path):
     for expected in (Held, Refused):
         with closing(open_ledger(f"sqlite:///{path}")) as ledger:
             assert isinstance(ledger.reserve(hold(10_000_000, (cap, 10_000_000))), expected)
+
+
+def test_a_refused_reserve_is_forgotten_when_it_is_tried_again_a_day_later(path):
+    daily = Meter((), (), "day")
+    clock = _Clock()
+    with closing(open_ledger(f"sqlite:///{path}", clock=clock)) as ledger:
+        request = hold(USD, (daily, USD))
+        blocking = ledger.reserve(hold(USD, (daily, USD)))
+        assert isinstance(ledger.reserve(request), Refused)
+        clock.now += 86_400_000_000
+        with closing(open_ledger(f"sqlite:///{path}", clock=clock)) as other:
+            assert isinstance(other.reserve(request), Held)
+        ledger.settle(request.key, Settlement(cost_nanos=3))
+        assert counters(ledger, daily) == {(): (3, 0, 0)}
+        ledger.settle(blocking.key, Settlement(cost_nanos=4))
+        assert counters(ledger, daily) == {(): (3, 0, 0)}
+        assert ledger.check() == []
+
+
+class _Clock:
+    now = 1_763_900_000_000_000
+
+    def now_us(self):
+        return self.now

@@ -41,7 +41,7 @@ class Counters:
         self._version = -1
         self._counted: list[Counted] = []
         self._ids: dict[str, int] = {}
-        self._recent: dict[str, list[Place]] = {}
+        self._recent: dict[str, tuple[int, list[Place]]] = {}
 
     def know(self, meters: Iterable[Meter]) -> bool:
         """Return whether all these meters are known to be in the file already; meters are never removed."""
@@ -73,17 +73,20 @@ class Counters:
                 "UPDATE store SET meters_version = meters_version + 1, clock_us = ?", (now_us,)
             )
 
-    def places(self, of: Hold | OpenHold, at_us: int) -> list[Place]:
-        """Return every place where a call reserved at `at_us` is counted; from memory, the second time."""
-        if of.key in self._recent:
-            return self._recent.pop(of.key)
-        return charged(self._counted, of.attribution, of.provider, of.model, at_us)
-
-    def remember(self, key: str, places: list[Place]) -> None:
-        """Keep the places of a hold for its settling, which most often comes from the same process."""
+    def places(self, hold: Hold, at_us: int) -> list[Place]:
+        """Return every place that a call reserved now charges; remembered for its settling by the same process."""
+        places = charged(self._counted, hold.attribution, hold.provider, hold.model, at_us)
         if len(self._recent) >= _MOST_RECENT:
             self._recent.clear()
-        self._recent[key] = places
+        self._recent[hold.key] = (at_us, places)
+        return places
+
+    def places_of(self, hold: OpenHold) -> list[Place]:
+        """Return every place where an open or presumed hold is counted."""
+        at_us, places = self._recent.pop(hold.key, (-1, []))
+        if at_us == hold.at_us:  # else that attempt came to nothing, and a later one made the hold
+            return places
+        return charged(self._counted, hold.attribution, hold.provider, hold.model, hold.at_us)
 
     def read(self, connection: sqlite3.Connection, places: Iterable[Place]) -> list[tuple[int, int, int]]:
         """Return the counter of each place; zeros where nothing was counted yet."""

@@ -92,7 +92,6 @@ class SQLiteLedger:
                 return refused
             self._hold(connection, hold, now_us)
             self._counters.add(connection, places, (0, hold.amount_nanos, 0))
-            self._counters.remember(hold.key, places)
         buckets = [
             place.bucket((spent, held + hold.amount_nanos, presumed))
             for place, (spent, held, presumed) in zip(places, counters, strict=True)
@@ -150,7 +149,7 @@ class SQLiteLedger:
             records = [_records.presumed(hold, seq=seq + i, now_us=now_us) for i, hold in enumerate(stale)]
             for hold, record in zip(stale, records, strict=True):
                 amount = hold.amount_nanos
-                places = self._counters.places(hold, hold.at_us)
+                places = self._counters.places_of(hold)
                 self._counters.add(connection, places, (0, -amount, amount))
                 connection.execute("UPDATE holds SET state = 'presumed' WHERE key = ?", (hold.key,))
                 insert_record(connection, record, self._attributions.find(connection, hold.attribution))
@@ -246,7 +245,7 @@ class SQLiteLedger:
         insert_hold(connection, hold, now_us, attribution_id, self._owner())
 
     def _held(self, connection: sqlite3.Connection, opened: OpenHold) -> Held:
-        places = self._counters.places(opened, opened.at_us)
+        places = self._counters.places_of(opened)
         counters = self._counters.read(connection, places)
         buckets = [place.bucket(counter) for place, counter in zip(places, counters, strict=True)]
         return Held(opened.key, opened.amount_nanos, opened.at_us, tuple(buckets))
@@ -256,6 +255,6 @@ class SQLiteLedger:
     ) -> None:
         freed = -opened.amount_nanos
         change = (cost_nanos, freed, 0) if opened.state == "held" else (cost_nanos, 0, freed)
-        self._counters.add(connection, self._counters.places(opened, opened.at_us), change)
+        self._counters.add(connection, self._counters.places_of(opened), change)
         connection.execute("DELETE FROM holds WHERE key = ?", (opened.key,))
         insert_record(connection, record, self._attributions.find(connection, opened.attribution))
