@@ -72,12 +72,14 @@ def _price_plain(usage: Usage, rates: Rates) -> Cost | None:
         return None
     total: Picos = 0
     lines = []
+    model = rates.model
     for count, rate in zip(plain, band.plain, strict=True):
         if count:
             if rate is None:
                 return None
-            total += count * rate.picos
-            lines.append(cost_line(rate.kind, count, rate.picos, rates.model))
+            kind, picos = rate
+            total += count * picos
+            lines.append(cost_line(kind, count, picos, model))
     return cost(to_nanos(total), tuple(lines), rates.price_id)
 
 

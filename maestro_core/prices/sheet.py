@@ -74,14 +74,14 @@ class Band:
     Args:
         first: The smallest number of input tokens that is billed at these rates.
         rates: By kind of usage, for every kind there is.
-        plain: Rates of `PLAIN` (None for a kind that is not priced), so that ordinary calls need no look-ups; None
-            where reasoning or each request costs extra.
+        plain: Line and pico-dollars of each of `PLAIN` (None for a kind that is not priced), so that ordinary calls
+            need no look-ups; None where reasoning or each request costs extra.
         request_picos: A fee for each request.
     """
 
     first: int
     rates: dict[str, Rate]
-    plain: tuple[Rate | None, ...] | None
+    plain: tuple[tuple[str, Picos] | None, ...] | None
     request_picos: Picos
 
 
@@ -267,7 +267,7 @@ def _band(first: int, prices: dict[str, Any], *, free: bool, parents: dict[str, 
         picos = Fraction(dollars) * _PICOS_PER_USD / per
         listed[kind] = picos.numerator if picos.denominator == 1 else picos
     rates = {kind: _rate(kind, listed, free=free, parents=parents) for kind in ancestors()}
-    plain = tuple(rates[kind] if rates[kind].priced else None for kind in PLAIN)
+    plain = tuple((rates[kind].kind, rates[kind].picos) if rates[kind].priced else None for kind in PLAIN)
     ordinary = not rates["output_reasoning_tokens"].own and "requests" not in listed
     return Band(first, rates, plain if ordinary else None, listed.get("requests", 0))
 
