@@ -69,6 +69,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._own: TracerProvider | None = None
+        self._latest: tuple[object, Tracer] | None = None  # making a tracer costs as much as a span
         self._lock = threading.Lock()
 
     def start(
@@ -137,7 +138,9 @@ class Telemetry:
     def _tracer(self) -> Tracer | None:
         provider = trace.get_tracer_provider()
         if not isinstance(provider, trace.ProxyTracerProvider):
-            return provider.get_tracer("maestro")
+            if self._latest is None or self._latest[0] is not provider:
+                self._latest = provider, provider.get_tracer("maestro")
+            return self._latest[1]
         if not any(os.environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT") for part in ("", "TRACES_")):
             return None
         with self._lock:
