@@ -97,18 +97,25 @@ def find(provider: str, model: str | None) -> Entry:
     name = (model or "").strip().lower()
     if path := _PATHS.get(home):
         name = path.sub("", name)
-    if name:
-        for owner in (home, *(_providers()[home].fallback_model_providers or ())):
-            if found := _find(owner, name):
-                return Entry(home, found, owner == home)
+    if found := _listed(home, name):
+        return found
     raise PriceNotFound(
         f"no price: the price book has no model {model!r} of {home}"
-        if model
+        if name
         else f"no price: the model of this {home} call is not known",
         closest(home, name),
     )
 
 
+@lru_cache(maxsize=4096)  # also for what is not there, which takes longest
+def _listed(home: str, name: str) -> Entry | None:
+    for owner in (home, *(_providers()[home].fallback_model_providers or ())):
+        if name and (found := _find(owner, name)):
+            return Entry(home, found, owner == home)
+    return None
+
+
+@lru_cache(maxsize=1024)
 def closest(provider: str, model: str) -> tuple[str, ...]:
     """Return up to three model names of a provider that come nearest, best first; empty for an unknown provider."""
     known = _providers().get(_PROVIDERS.get(provider.lower(), provider.lower()))
@@ -173,7 +180,11 @@ def _is_same(clause: Any, name: str) -> bool:
         before, found, after = name.partition(literal.lower())
         return bool(found) and _is_prefix(literal.lower(), before) and _is_suffix(literal.lower(), after)
     if (pattern := getattr(clause, "regex", None)) is not None:
-        return pattern.startswith("^") and pattern.endswith("$") and re.search(pattern, name) is not None
+        found_at = re.search(pattern, name) if pattern.startswith("^") else None
+        if found_at is None or not found_at[0]:
+            return False
+        rest = name[found_at.end() :]
+        return not rest if pattern.endswith("$") else bool(rest) and _is_suffix(found_at[0], rest)
     return False  # equality is looked up in _exact()
 
 
