@@ -24,7 +24,7 @@ from .types import UNATTRIBUTED, Attribution, Bucket, Call, Hold, Refused, Reser
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from .types import Cap, CapStatus, Cost, Ledger, Meter, Record, Report, Tree
 
@@ -165,6 +165,11 @@ class Maestro:
         """
         if not reservation.spooled:
             record = self.ledger.release(reservation.key, reason)
+            plugins.observe(self.plugins, "maestro_settled", record=record)
+
+    def presume(self, keys: Collection[str]) -> None:
+        """Count the open holds with these keys as spent, until their truth is known; it is posted as a correction."""
+        for record in self.ledger.presume(keys=keys):
             plugins.observe(self.plugins, "maestro_settled", record=record)
 
     async def areserve(self, call: Call) -> Reservation:

@@ -87,16 +87,24 @@ class Runs:
         self._runs[run_id] = run
 
     def leave(self, run_id: Hashable, error: BaseException | None = None) -> None:
-        """A run has ended. With the outermost one, calls inside whose end was never reported settle at their hold."""
+        """A run has ended. With the outermost one, calls inside whose end was not reported are presumed spent.
+
+        One that goes on in a thread of its own corrects that when it ends.
+        """
         run = self._runs.pop(run_id, None)
         if run is None:
             return
         self._ended[run_id] = run
         while len(self._ended) > _MOST_ENDED:
-            self._ended.pop(next(iter(self._ended)), None)
+            forgotten = self._ended.pop(next(iter(self._ended)), None)
+            for call_id in forgotten.calls if forgotten else ():
+                self._calls.pop(call_id, None)
         self._maestro.telemetry.end(run.own_span, error=error)
-        for call_id in tuple(run.calls):
-            self.settle(call_id, None, reason="its end was never reported")
+        keys = [
+            self._calls[call_id].reservation.key for call_id in tuple(run.calls) if call_id in self._calls
+        ]
+        if keys:
+            self._safely(lambda: self._maestro.presume(keys))
 
     def agent(self, run_id: Hashable | None) -> str | None:
         """Return the innermost agent around a run, without looking past the innermost tool."""

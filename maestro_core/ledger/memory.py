@@ -29,7 +29,7 @@ from ._rules import (
 from ._totals import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 __all__ = ["MemoryLedger"]
 
@@ -140,14 +140,15 @@ class MemoryLedger:
                 self._journal.append((now_us, record))
             return record
 
-    def presume(self, *, older_than_us: int) -> list[Record]:
-        """Count as spent every hold that was made before that time and is still open."""
+    def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
+        """Count as spent every open hold that was made before that time, or has one of the keys."""
         with self._lock:
             now_us = self._now_us()
             return [
                 self._presume(opened, now_us)
                 for opened in self._open.values()
-                if opened.hold.state == "held" and opened.hold.at_us < older_than_us
+                if opened.hold.state == "held"
+                and (opened.hold.at_us < older_than_us or opened.hold.key in keys)
             ]
 
     def meters(self) -> list[Meter]:

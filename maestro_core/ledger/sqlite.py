@@ -22,7 +22,7 @@ from ._totals import Totals
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 __all__ = ["SQLiteLedger"]
 
@@ -139,13 +139,22 @@ class SQLiteLedger:
             insert_record(connection, record, self._attributions.find(connection, hold.attribution))
             return record
 
-    def presume(self, *, older_than_us: int) -> list[Record]:
-        """Count as spent every hold that was made before that time and is still open."""
+    def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
+        """Count as spent every open hold that was made before that time, or has one of the keys."""
+
+        def stale_holds(connection: sqlite3.Connection) -> list[OpenHold]:
+            return [
+                hold
+                for hold in open_holds(connection)
+                if hold.state == "held" and (hold.at_us < older_than_us or hold.key in keys)
+            ]
+
+        with self._database.reading as connection:
+            if not stale_holds(connection):
+                return []  # without taking the lock that every writer waits for
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
-            stale = [
-                hold for hold in open_holds(connection) if hold.state == "held" and hold.at_us < older_than_us
-            ]
+            stale = stale_holds(connection)
             records = [_records.presumed(hold, seq=seq + i, now_us=now_us) for i, hold in enumerate(stale)]
             for hold, record in zip(stale, records, strict=True):
                 amount = hold.amount_nanos

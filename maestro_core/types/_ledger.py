@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from maestro_core.money import to_usd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
     from decimal import Decimal
 
@@ -267,8 +267,8 @@ class Ledger(Protocol):
         """Journal that a call was refused; holds nothing."""
         ...
 
-    def presume(self, *, older_than_us: int) -> list[Record]:
-        """Count as spent every hold that was made before that time and is still open."""
+    def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
+        """Count as spent every open hold that was made before that time, or has one of the keys."""
         ...
 
     def meters(self) -> list[Meter]:
