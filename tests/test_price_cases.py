@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import random
+from collections import ChainMap
+from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import genai_prices
 import pytest
+from genai_prices.data import providers
 
 from maestro_core.errors import PriceNotFound
 from maestro_core.prices import price, worst_case
+from maestro_core.prices.names import entries, find
+from maestro_core.prices.tiers import CONTEXTS
 from maestro_core.usage import Usage
 
 _LINES = (Path(__file__).parent / "data" / "price_cases_dev.jsonl").read_text().splitlines()
@@ -51,6 +57,52 @@ def test_price(case):
     picos = case.get("price_all_iterations", case["price"])["pico"]
     assert sum(Fraction(line.picos) for line in cost.lines) == picos
     assert cost.nanos == round(Fraction(picos, 1000))
+
+
+def test_agrees_with_the_books_own_calculator_on_every_model():
+    """An independent oracle, wherever it does not fall back to a rate of another kind."""
+    rng = random.Random(3)
+    agreed = 0
+    for entry in entries():
+        provider = next(p for p in providers if p.id == entry.provider)
+        for tier in ("standard", *CONTEXTS) if entry.model.price_variants else ("standard",):
+            counts = random_counts(rng)
+            at = AT + timedelta(minutes=rng.randrange(-400_000, 400_000))
+            context = dict(ChainMap(*CONTEXTS.get(tier, ())))
+            try:
+                if find(entry.provider, entry.model.id).model is not entry.model:
+                    continue  # an id that is no name
+                cost = price(entry.provider, entry.model.id, Usage(**counts), at=at, tier=tier)
+            except PriceNotFound:
+                continue
+            if not cost.unpriced:
+                theirs = entry.model.calc_price(
+                    genai_prices.Usage(**counts), provider, genai_request_timestamp=at, price_context=context
+                )
+                assert cost.nanos == round(Fraction(theirs.total_price) * 10**9), (
+                    entry.model.id,
+                    tier,
+                    counts,
+                    at,
+                )
+                agreed += 1
+    assert agreed > 1_500
+
+
+def random_counts(rng: random.Random) -> dict[str, int]:
+    total = rng.choice((10, 50_000, 100_000, 100_001, 199_999, 200_000, 200_001, 272_001, 600_000))
+    read = rng.randint(0, total)
+    written = rng.choice((0, 0, rng.randint(0, total - read)))
+    output = rng.randint(0, 9_000)
+    return {
+        "input_tokens": total,
+        "cache_read_tokens": read,
+        "cache_write_tokens": written,
+        "cache_write_5m_tokens": written,
+        "output_tokens": output,
+        "output_reasoning_tokens": rng.randint(0, output),
+        "web_searches": rng.choice((0, 0, 2)),
+    }
 
 
 @pytest.mark.parametrize("case", UNPRICED, ids=name)

@@ -54,6 +54,8 @@ def test_immutable_comparable_copyable():
     )
     with pytest.raises(AttributeError):
         usage.tier = "batch"
+    with pytest.raises(AttributeError):
+        del usage.tier
     with pytest.raises(TypeError):
         usage.counts["input_tokens"] = 4
     assert pickle.loads(pickle.dumps(usage)) == copy.deepcopy(usage) == copy.copy(usage) == usage

@@ -151,7 +151,8 @@ class Usage:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Usage is immutable; cannot set {name!r}")
 
-    __delattr__ = None  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"Usage is immutable; cannot delete {name!r}")
 
     def __eq__(self, other: object) -> bool:
         return self._identity() == other._identity() if isinstance(other, Usage) else NotImplemented
