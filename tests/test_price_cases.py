@@ -65,7 +65,7 @@ def test_agrees_with_the_books_own_calculator_on_every_model():
     agreed = 0
     for entry in entries():
         provider = next(p for p in providers if p.id == entry.provider)
-        for tier in ("standard", *CONTEXTS) if entry.model.price_variants else ("standard",):
+        for tier in ("standard", *CONTEXTS) if entry.model.price_variants else ("standard",) * 2:
             counts = random_counts(rng)
             at = AT + timedelta(minutes=rng.randrange(-400_000, 400_000))
             context = dict(ChainMap(*CONTEXTS.get(tier, ())))
@@ -86,7 +86,7 @@ def test_agrees_with_the_books_own_calculator_on_every_model():
                     at,
                 )
                 agreed += 1
-    assert agreed > 1_500
+    assert agreed > 2_000
 
 
 def random_counts(rng: random.Random) -> dict[str, int]:
