@@ -27,19 +27,19 @@ clean:           ## forget the environment and all caches
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Maestro needs Python 3.11 or newer; run make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install -qq --upgrade 'pip>=25.1'
 	@touch $@
 
 .venv/demo: .venv/pip pyproject.toml
 	@echo "installing Maestro and the LangChain clients into .venv (once, about half a minute) ..."
-	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@$(BIN)/python -m pip install -qq --editable '.[demo]'
 	@touch $@
 
 .venv/test: .venv/demo
 	@echo "installing the test tools into .venv (once) ..."
-	@$(BIN)/python -m pip install --quiet --group test
+	@$(BIN)/python -m pip install -qq --group test
 	@touch $@
 
 .venv/lint: .venv/test
-	@$(BIN)/python -m pip install --quiet --group lint
+	@$(BIN)/python -m pip install -qq --group lint
 	@touch $@
