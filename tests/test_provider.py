@@ -669,7 +669,7 @@ def test_the_plugin_loads_no_server_and_no_client():
     heavy = ("http.server", "openai", "langchain_core", "genai_prices", "maestro_core.testing.provider")
     code = f"import maestro_core.testing.plugin, sys; print([m for m in {heavy!r} if m in sys.modules])"
     root = str(Path(maestro_core.__file__).parent.parent)
-    done = subprocess.run(  # noqa: S603 -- our own interpreter and code
+    done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": root},
         capture_output=True,
