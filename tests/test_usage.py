@@ -80,7 +80,8 @@ def test_adds_chunks():
 
 def test_adding_keeps_lines():
     advised = Usage(input_tokens=10, lines=[(None, Usage(input_tokens=10)), ("b", Usage(input_tokens=5))])
-    both = advised + Usage(input_tokens=2)
+    both = advised + Usage(input_tokens=2, web_searches=1)
+    assert Usage(web_searches=2, lines=[(None, Usage(input_tokens=1))]).total.web_searches == 2
     assert both.input_tokens == 12
     assert both.total.input_tokens == 17
 

@@ -106,10 +106,11 @@ class Usage:
 
     @property
     def total(self) -> Usage:
-        """The sum of all lines: every token that was billed. For an ordinary call, itself."""
+        """The sum of all lines, with the fees that stand beside them. For an ordinary call, itself."""
         if not self.lines:
             return self
-        merged: dict[str, Any] = dict.fromkeys(self.counts, 0)
+        listed = {kind for _, part in self.lines for kind in part.counts}
+        merged: dict[str, Any] = {kind: count for kind, count in self.counts.items() if kind not in listed}
         for _, part in self.lines:
             for kind, count in part.counts.items():
                 merged[kind] = merged.get(kind, 0) + count
