@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from maestro_core.caps import charges, window
@@ -17,10 +17,11 @@ __all__ = [
     "Counter",
     "Place",
     "Spend",
+    "admit",
     "charged",
     "differences",
+    "fitted",
     "rebuild",
-    "refusal",
     "since_us",
 ]
 
@@ -86,25 +87,48 @@ def charged(
     return places
 
 
-def refusal(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int) -> Refused | None:
-    """Return the bucket that lacks the most room for a hold, or None if the hold fits everywhere."""
+def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int) -> int | Refused:
+    """Return how much to hold for a call, or the bucket that lacks the most room for it."""
     limits: dict[str, int] = {}
     for meter, limit in hold.limits:
         name = meter.id
         if name not in limits or limit < limits[name]:
             limits[name] = limit
-    most, tightest = 0, None
+    tightest: tuple[Place, Sequence[int], int] | None = None
+    free = 0
     for place, counter in places:
         enforced = limits.get(place.key[0])
-        if enforced is None:
-            continue
-        lack = sum(counter) + hold.amount_nanos - enforced
-        if lack > most:
-            most, tightest = lack, (place, counter, enforced)
+        if enforced is not None and (tightest is None or enforced - sum(counter) < free):
+            free = enforced - sum(counter)
+            tightest = place, counter, enforced
     if tightest is None:
-        return None
+        return hold.amount_nanos
     place, counter, enforced = tightest
-    return Refused(place.bucket(counter), enforced, at_us)
+    amount = _fitted(hold, free, others_hold=counter[1] > 0)
+    return Refused(place.bucket(counter), enforced, at_us) if amount is None else amount
+
+
+def _fitted(hold: Hold, free: int, *, others_hold: bool) -> int | None:
+    """Return the amount that suits what is free, or None if the call has to wait or be refused.
+
+    The rule was chosen by simulation against holding the ceiling always, half of it, or refusing: it spends nearly
+    the whole cap on complete answers, and leaves a request's own limit alone while eight ceilings are free.
+    """
+    fit = hold.fit
+    if fit is None:
+        return hold.amount_nanos if hold.amount_nanos <= free else None
+    eighth = (free - fit.fixed_nanos) // 8
+    wanted = fit.fixed_nanos + min(fit.ceiling_nanos, max(fit.comfort_nanos, eighth))
+    if wanted <= free:
+        return wanted
+    if hold.needed_nanos <= free and (fit.rest or not others_hold):
+        return min(free, fit.fixed_nanos + fit.ceiling_nanos)
+    return None
+
+
+def fitted(hold: Hold, amount_nanos: int) -> Hold:
+    """Return a hold with the amount that was admitted."""
+    return hold if hold.amount_nanos == amount_nanos else replace(hold, amount_nanos=amount_nanos)
 
 
 def rebuild(

@@ -20,10 +20,11 @@ from ._rules import (
     Counter,
     Place,
     Spend,
+    admit,
     charged,
     differences,
+    fitted,
     rebuild,
-    refusal,
     since_us,
 )
 from ._totals import Totals
@@ -89,9 +90,10 @@ class MemoryLedger:
                 )
             self._declare([meter for meter, _ in hold.limits])
             places = self._places(hold, now_us)
-            refused = refusal(hold, places, now_us)
-            if refused:
-                return refused
+            amount = admit(hold, places, now_us)
+            if isinstance(amount, Refused):
+                return amount
+            hold = fitted(hold, amount)
             for place, counter in places:
                 counter[1] += hold.amount_nanos
                 self._buckets.setdefault(place.key, (place, counter))

@@ -17,7 +17,7 @@ from ._counters import Counters
 from ._database import Database
 from ._queries import find_closing, find_hold, find_refusal, is_closed, open_holds, read_page, span
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
-from ._rules import differences, rebuild, refusal
+from ._rules import admit, differences, fitted, rebuild
 from ._totals import Totals
 
 if TYPE_CHECKING:
@@ -87,16 +87,17 @@ class SQLiteLedger:
                 )
             places = self._counters.places(hold, now_us)
             counters = self._counters.read(connection, places)
-            refused = refusal(hold, zip(places, counters, strict=True), now_us)
-            if refused:
-                return refused
+            amount = admit(hold, zip(places, counters, strict=True), now_us)
+            if isinstance(amount, Refused):
+                return amount
+            hold = fitted(hold, amount)
             self._hold(connection, hold, now_us)
-            self._counters.add(connection, places, (0, hold.amount_nanos, 0))
+            self._counters.add(connection, places, (0, amount, 0))
         buckets = [
-            place.bucket((spent, held + hold.amount_nanos, presumed))
+            place.bucket((spent, held + amount, presumed))
             for place, (spent, held, presumed) in zip(places, counters, strict=True)
         ]
-        return Held(hold.key, hold.amount_nanos, now_us, tuple(buckets))
+        return Held(hold.key, amount, now_us, tuple(buckets))
 
     def settle(self, key: str, settlement: Settlement) -> Record:
         """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).

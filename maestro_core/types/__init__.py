@@ -5,6 +5,7 @@ from ._caps import Budget, Cap, Every, Meter, Window, check_dimension
 from ._ledger import (
     Bucket,
     CapStatus,
+    Fit,
     Held,
     Hold,
     Kind,
@@ -29,6 +30,7 @@ __all__ = [
     "Cost",
     "CostLine",
     "Every",
+    "Fit",
     "Held",
     "Hold",
     "Kind",

@@ -67,6 +67,7 @@ class Call:
         input: What will be sent: text, messages or any nesting of them. Only measured, never stored.
         max_output_tokens: The output limit that the request carries, or None if it carries none.
         tools: Tool definitions that are sent along. Only measured.
+        least_output_tokens: Fitting a limit below this would buy no answer, e.g. because a thinking budget comes first.
         n: How many completions are asked for.
         attempts: How often the client library may send it by itself (1 + its retries).
         tier: The service tier that the request asks for.
@@ -82,6 +83,7 @@ class Call:
     input: object = None
     max_output_tokens: int | None = None
     tools: Sequence[object] = ()
+    least_output_tokens: int = 1
     n: int = 1
     attempts: int = 1
     tier: str | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._caps import Cap, Meter, Window
 
 __all__ = [
-    "Bucket", "CapStatus", "Held", "Hold", "Kind", "Ledger", "OpenHold", "Record", "Refused", "Reservation",
+    "Bucket", "CapStatus", "Fit", "Held", "Hold", "Kind", "Ledger", "OpenHold", "Record", "Refused", "Reservation",
     "Settlement", "Sum",
 ]  # fmt: skip
 
@@ -49,6 +49,22 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """How far a hold may shrink, because the caller can set the request's output limit. Nano-dollars.
+
+    The hold is `fixed` + as much output as suits: at most `ceiling` (the request's own limit), by default `comfort`
+    or an eighth of what is free, whichever is more; when nothing else is held (or `rest` is set), whatever is left,
+    but never less than `least`.
+    """
+
+    fixed_nanos: int
+    ceiling_nanos: int
+    comfort_nanos: int
+    least_nanos: int
+    rest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """A request to hold money for one call in every bucket that it charges.
 
@@ -60,6 +76,7 @@ class Hold:
         attribution: Complete: every dimension, `run` included where known.
         limits: The meters to enforce, with the limit in nano-dollars that applies to each of their buckets.
             Meters that only other processes cap are counted too, and not enforced.
+        fit: How far the amount may shrink; None if it is fixed.
     """
 
     key: str
@@ -68,6 +85,12 @@ class Hold:
     model: str
     attribution: Attribution
     limits: tuple[tuple[Meter, int], ...] = ()
+    fit: Fit | None = None
+
+    @property
+    def needed_nanos(self) -> int:
+        """The least that has to be free for the call to be admitted."""
+        return self.fit.fixed_nanos + self.fit.least_nanos if self.fit else self.amount_nanos
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +218,7 @@ class Reservation:
         at: The ledger's time, which decides the windows.
         bound: How the hold was computed, or None where no price is known.
         capped: Whether a cap applies.
+        fitted_output_tokens: The output limit that the request must carry, if the hold was fitted below its own.
         spooled: Whether the ledger could not be reached: the call is written down once it can be again.
     """
 
@@ -204,6 +228,7 @@ class Reservation:
     at: datetime
     bound: Cost | None = None
     capped: bool = False
+    fitted_output_tokens: int | None = None
     spooled: bool = False
 
 
