@@ -435,7 +435,7 @@ def varied_calls(ledger, clock):
     paths = [
         (),
         (("agent", "boss"),),
-        (("agent", "boss"), ("tool", "search")),
+        DEEP.path,
         (("tool", "search"), ("agent", "x")),
     ]
     people = [
