@@ -12,21 +12,28 @@ if TYPE_CHECKING:
     from .errors import Reason
     from .types import Bucket, Call, Cap, Cost, Refused
 
-__all__ = ["above_ceiling", "from_ledger"]
+__all__ = ["above_ceiling", "from_ledger", "latched"]
 
 
-def from_ledger(refused: Refused, cap: Cap, call: Call, needed: int) -> CapExceeded:
+def from_ledger(refused: Refused, cap: Cap, call: Call) -> CapExceeded:
     """Return the error for a ledger's refusal: `spent` if the money is gone, `held` if other calls only hold it."""
-    bucket = refused.bucket
-    gone = bucket.spent + bucket.presumed
-    reason: Reason = "spent" if gone + needed > refused.limit_nanos else "held"
+    bucket, needed = refused.bucket, refused.needed_nanos
+    reason: Reason = "spent" if refused.spent else "held"
     presumed = f" + presumed {format_usd(bucket.presumed)}" if bucket.presumed else ""
     held = f" + held {format_usd(bucket.held)}" if bucket.held else ""
+    kept = cap.limit_nanos - refused.limit_nanos
+    last = f" + {format_usd(kept)} kept for a last answer" if kept else ""
     return _error(
         f"cap exceeded ({reason}): {bucket.label}: spent {format_usd(bucket.spent)}{presumed}{held}"
-        f" + this call up to {format_usd(needed)} > {format_usd(refused.limit_nanos)}{_resets(bucket)}",
+        f" + this call up to {format_usd(needed)}{last} > {format_usd(cap.limit_nanos)}{_resets(bucket)}",
         reason, cap, bucket, call, needed,
     )  # fmt: skip
+
+
+def latched(first: CapExceeded, call: Call) -> CapExceeded:
+    """Return the refusal of a later call of a run that was told before that this bucket's money is spent."""
+    numbers = {**first.__dict__, "reason": "latched", "attribution": call.attribution}
+    return CapExceeded(str(first).replace("(spent)", "(latched)", 1), **numbers)
 
 
 def above_ceiling(cap: Cap, bucket: Bucket, call: Call, bound: Cost, ceiling: int | None) -> CapExceeded:

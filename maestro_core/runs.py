@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,7 +18,7 @@ from .errors import CapExceeded, MaestroError
 from .types import Attribution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from opentelemetry.trace import Span
 
@@ -33,6 +35,10 @@ _MOST_ENDED = 10_000
 
 RunKind = Literal["chain", "agent", "tool"]
 _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execute_tool"}
+
+
+# Whom calls are for where no run tree reaches: set by middleware around its model and tool calls.
+_around: ContextVar[Attribution | None] = ContextVar("maestro_around", default=None)
 
 
 @dataclass(slots=True)
@@ -62,6 +68,7 @@ class Runs:
         # ended, and is not a new run with a fresh cap.
         self._ended: dict[Hashable, _Run] = {}
         self._calls: dict[Hashable, _OpenCall] = {}
+        self._names: dict[Hashable, str] = {}
 
     def enter(
         self,
@@ -96,7 +103,9 @@ class Runs:
             return
         self._ended[run_id] = run
         while len(self._ended) > _MOST_ENDED:
-            forgotten = self._ended.pop(next(iter(self._ended)), None)
+            oldest = next(iter(self._ended))
+            self._names.pop(oldest, None)
+            forgotten = self._ended.pop(oldest, None)
             for call_id in forgotten.calls if forgotten else ():
                 self._calls.pop(call_id, None)
         self._maestro.telemetry.end(run.own_span, error=error)
@@ -117,8 +126,27 @@ class Runs:
     ) -> Attribution:
         """Return whom a call below `run` is for: metadata dimensions, then the surrounding `attribution(...)`."""
         found = run if isinstance(run, _Run) else self._find(run)
-        own = {"run": str(found.root_id)} if found else {}
-        return Attribution({**own, **(dimensions or {}), **current()}, found.path if found else ())
+        around = _around.get()
+        own = {"run": self._names.get(found.root_id, str(found.root_id))} if found else {}
+        if around is not None:
+            own = {**around.dimensions, **({} if "run" in around.dimensions else own)}
+        path = found.path if found else around.path if around else ()
+        return Attribution({**own, **(dimensions or {}), **current()}, path)
+
+    def name(self, run_id: Hashable | None, name: str) -> None:
+        """Call the outermost run around `run_id` so, in caps and reports; a resumed run keeps its name."""
+        found = self._find(run_id)
+        if found is not None:
+            self._names[found.root_id] = name
+
+    @contextmanager
+    def around(self, attribution: Attribution) -> Iterator[None]:
+        """Calls inside the block are for this, where the framework's run tree says nothing else."""
+        token = _around.set(attribution)
+        try:
+            yield
+        finally:
+            _around.reset(token)
 
     def reserve(self, run_id: Hashable, parent_id: Hashable | None, call: Call) -> None:
         """Hold the money for a call that is about to be sent under this run id.
@@ -131,14 +159,17 @@ class Runs:
         if run_id in self._calls:
             return
         parent = self._find(parent_id)
-        own = {} if parent else {"run": str(run_id)}
+        own = {} if parent or _around.get() else {"run": str(run_id)}
         where = self.attribution(parent, {**own, **call.attribution.dimensions})
+        offered = self._maestro.doors.take(call)
+        if offered is not None:
+            where = offered.call.attribution
         call = replace(call, attribution=where)
         span = self._maestro.telemetry.start(
             call.operation, call.model, where, parent=parent.span if parent else None, call=call
         )
         try:
-            reservation = self._maestro.reserve(call)
+            reservation = offered or self._maestro.reserve(call)
         except BaseException as error:
             if span is not None and isinstance(error, CapExceeded):
                 span.set_attribute("maestro.refused", error.reason)

@@ -105,7 +105,7 @@ def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int)
         return hold.amount_nanos
     place, counter, enforced = tightest
     amount = _fitted(hold, free, others_hold=counter[1] > 0)
-    return Refused(place.bucket(counter), enforced, at_us) if amount is None else amount
+    return Refused(place.bucket(counter), enforced, hold.needed_nanos, at_us) if amount is None else amount
 
 
 def _fitted(hold: Hold, free: int, *, others_hold: bool) -> int | None:

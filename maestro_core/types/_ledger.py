@@ -105,11 +105,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `limit_nanos`."""
+    """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `needed_nanos`."""
 
     bucket: Bucket
     limit_nanos: int
+    needed_nanos: int
     at_us: int
+
+    @property
+    def spent(self) -> bool:
+        """Whether the money is gone: not even what other calls hold would suffice."""
+        return self.bucket.spent + self.bucket.presumed + self.needed_nanos > self.limit_nanos
 
 
 @dataclass(frozen=True, slots=True)

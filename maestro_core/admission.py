@@ -1,0 +1,290 @@
+"""Whether a call may be sent: whom it is for, what it may cost, which caps apply, and the hold that follows."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NoReturn
+
+from . import plugins, refusal
+from .attribution import MOST_DIMENSIONS, cleaned, current, environment_defaults
+from .caps import charges, matches
+from .clock import from_micros
+from .errors import CapExceeded, LedgerError, LedgerUnavailable, MaestroError, PriceNotFound
+from .fitting import Outputs, fit, tokens_for
+from .latches import Latches
+from .quote import Quotes, ceiling_tokens
+from .types import UNATTRIBUTED, Attribution, Bucket, Call, Hold, Refused, Reservation
+from .waiting import Line, here
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pluggy import PluginManager
+
+    from .settings import Settings
+    from .spool import Spool
+    from .types import Cap, Cost, Fit, Held, Ledger, Meter
+    from .usage import Usage
+    from .waiting import BucketName
+
+__all__ = ["Admission", "Request"]
+
+_log = logging.getLogger("maestro")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call that asks to be admitted: its attribution complete, its bound known, the caps that apply found.
+
+    `names` are the buckets with a cap that it charges.
+    """
+
+    call: Call
+    caps: tuple[tuple[Cap, Meter], ...]
+    bound: Cost | None
+    hold: Hold
+    names: frozenset[BucketName]
+
+
+class Admission:
+    """The steps from a call to its reservation, for one Maestro."""
+
+    def __init__(self, settings: Settings, manager: PluginManager, ledger: Ledger, spool: Spool) -> None:
+        self.quotes = Quotes(manager)
+        self.line = Line()
+        self.latches = Latches()
+        self.outputs = Outputs()
+        self._settings = settings
+        self._plugins = manager
+        self._ledger = ledger
+        self._spool = spool
+        self._defaults = environment_defaults()
+        self._warned: set[str] = set()
+        self._declared: set[Meter] = set()
+        zone = settings.time_zone
+        self._caps: tuple[tuple[Cap, Meter], ...] = tuple((cap, cap.meter(zone)) for cap in settings.caps)
+        self._declare([limit.meter(zone) for limit in (*settings.caps, *settings.budgets)])
+
+    def prepare(
+        self, call: Call, *, fits: bool = False, keeps_last: bool = False, last: bool = False
+    ) -> Request:
+        """Return what has to be held for a call.
+
+        Args:
+            call: As the door sees it.
+            fits: Whether the door can set the request's output limit, so that the hold may be less than its ceiling.
+            keeps_last: Whether a last call on the same context, with the least output, must still fit afterwards into
+                every bucket that belongs to the run alone.
+            last: Whether this is that last call; it may go although its run was told that the money is spent.
+
+        Raises:
+            CapExceeded: With reason `ceiling`, if it can never fit; with reason `latched`, if its run was told before.
+            PriceNotFound: If a cap applies and there is no price or no bound.
+            MaestroError: If a required dimension is missing.
+        """
+        call = self._attributed(call)
+        caps = self._caps_for(call)
+        self._check_required(call)
+        bound = self._bound(call, capped=bool(caps))
+        hold = Hold(
+            key=call.key,
+            amount_nanos=bound.nanos if bound else 0,
+            provider=call.provider,
+            model=call.model,
+            attribution=call.attribution,
+            limits=tuple((meter, cap.limit_nanos) for cap, meter in caps),
+            fit=self._fit(call, bound) if fits and bound and caps else None,
+        )
+        if keeps_last:
+            hold = replace(hold, limits=tuple(_less_last(hold, meter, limit) for meter, limit in hold.limits))
+        charged = charges([meter for _, meter in caps], call.attribution, call.provider, call.model)
+        names = frozenset((meter.id, values) for meter, values in charged)
+        request = Request(call, caps, bound, hold, names)
+        if not last:
+            self._check_latch(request)
+        if bound:
+            self._check_ceiling(request, bound)
+        return request
+
+    def attempt(self, request: Request, *, rest: bool = False) -> Reservation | Refused:
+        """Ask the ledger once.
+
+        Args:
+            request: From `prepare`.
+            rest: Take whatever is left, although other calls hold money.
+
+        Raises:
+            LedgerUnavailable: If a cap applies and the ledger cannot be reached.
+        """
+        hold = request.hold
+        if rest and hold.fit:
+            hold = replace(hold, fit=replace(hold.fit, rest=True))
+        try:
+            outcome = self._ledger.reserve(hold)
+        except LedgerUnavailable as error:
+            if request.caps and not self._spool.allow(hold.amount_nanos):
+                raise
+            self._spool.say_once(error)
+            return _reservation(request, hold.amount_nanos, self._spool.now_us(), spooled=True)
+        if isinstance(outcome, Refused):
+            return outcome
+        if request.names:
+            self.line.opened(hold.key, outcome.amount_nanos, request.names, here())
+        self._spool.replay()
+        return self._admitted(request, outcome)
+
+    def refuse(self, request: Request, refused: Refused) -> NoReturn:
+        """Journal a refusal and raise it; money that is spent latches the run.
+
+        Raises:
+            CapExceeded: Always.
+        """
+        bucket = refused.bucket
+        found = [cap for cap, meter in request.caps if meter == bucket.meter]
+        cap = min(found, key=lambda cap: cap.limit_nanos)
+        error = refusal.from_ledger(refused, cap, request.call)
+        if error.reason == "spent":
+            self.latches.add(request.call, refused, error)
+        self._raise(request, error)
+
+    def covers(self, reservation: Reservation, call: Call) -> bool:
+        """Return whether what is held suffices for a call that turned out as `call`, at its own output limit."""
+        if reservation.bound is None:
+            return True
+        try:
+            bound = self.quotes.bound(replace(call, at=reservation.call.at))
+        except PriceNotFound:
+            return False
+        return bound.nanos <= reservation.held_nanos
+
+    def settled(self, reservation: Reservation, usage: Usage | None) -> None:
+        """A reservation is settled: remember how long the answer was, and wake who waits for the difference."""
+        call, fitted = reservation.call, reservation.fitted_output_tokens
+        if usage is not None and call.operation == "chat":
+            answered = usage.output_tokens // call.n
+            if fitted is None or answered < fitted:  # one that was cut would make the next holds ever smaller
+                self.outputs.add(call, answered)
+        self.line.closed(reservation.key)
+
+    def closed(self, key: str) -> None:
+        """A reservation is released or presumed: whoever waits for its money looks again."""
+        self.line.closed(key)
+
+    # -- the steps of prepare -------------------------------------------------------------------------------------
+
+    def _attributed(self, call: Call) -> Call:
+        own = call.attribution
+        merged: dict[str, str] = dict(self._defaults)
+        for found in self._plugins.hook.maestro_attribution(call=call):
+            merged.update(cleaned(found, check_names=True))
+        merged |= {**current(), **cleaned(own.dimensions)}
+        if len(merged) > MOST_DIMENSIONS:
+            merged = self._fewer(merged)
+        return replace(call, attribution=Attribution(merged, own.path))
+
+    def _fewer(self, dimensions: Mapping[str, str]) -> dict[str, str]:
+        # Refusing would stop a call for a label. What caps look at stays: without it a call would pass them by.
+        self._warn_once(f"a call has {len(dimensions)} dimensions; {MOST_DIMENSIONS} are kept")
+        needed = {"run", *self._settings.require}
+        for cap in self._settings.caps:
+            needed.update(cap.per, dict(cap.where))
+        kept = sorted(dimensions, key=lambda name: name not in needed)[:MOST_DIMENSIONS]
+        return {name: dimensions[name] for name in kept}
+
+    def _caps_for(self, call: Call) -> tuple[tuple[Cap, Meter], ...]:
+        added = [cap for found in self._plugins.hook.maestro_caps(call=call) for cap in found]
+        extra = [(cap, cap.meter(self._settings.time_zone)) for cap in added]
+        if extra:
+            self._declare([meter for _, meter in extra])
+        return tuple(
+            pair
+            for pair in (*self._caps, *extra)
+            if matches(pair[1], call.attribution, call.provider, call.model)
+        )
+
+    def _check_required(self, call: Call) -> None:
+        missing = [d for d in self._settings.require if call.attribution.value(d) == UNATTRIBUTED]
+        if not missing:
+            return
+        names = ", ".join(missing)
+        if self._settings.require_mode == "warn":
+            self._warn_once(f"calls without {names} are counted as {UNATTRIBUTED}")
+            return
+        raise MaestroError(
+            f"this call has no {names}, which is required; wrap it in attribution({missing[0]}=...)"
+        )
+
+    def _bound(self, call: Call, *, capped: bool) -> Cost | None:
+        try:
+            return self.quotes.bound(call)
+        except PriceNotFound as error:
+            if capped or self._settings.on_unknown_price == "refuse":
+                raise
+            self.quotes.warn_unpriced(call, error)
+            return None
+
+    def _fit(self, call: Call, bound: Cost) -> Fit | None:
+        ceiling = ceiling_tokens(call)
+        return fit(call, bound, ceiling, self._settings.min_output_tokens, self.outputs) if ceiling else None
+
+    def _check_latch(self, request: Request) -> None:
+        first = self.latches.find(request.call, request.names, request.hold.limits, self._ledger.now_us)
+        if first is not None:
+            self._raise(request, refusal.latched(first, request.call))
+
+    def _check_ceiling(self, request: Request, bound: Cost) -> None:
+        call, needed = request.call, request.hold.needed_nanos
+        for (cap, meter), (_, limit_nanos) in zip(request.caps, request.hold.limits, strict=True):
+            if needed > limit_nanos:
+                _, values = charges([meter], call.attribution, call.provider, call.model)[-1]
+                bucket = Bucket(meter, values, None)
+                self._raise(request, refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call)))
+
+    def _raise(self, request: Request, error: CapExceeded) -> NoReturn:
+        try:
+            facts = {"why": str(error), "reason": error.reason, "name": request.call.name}
+            self._ledger.refuse(request.hold, facts)
+        except LedgerError:
+            _log.exception("a refusal could not be journalled")
+        plugins.observe(self._plugins, "maestro_refused", call=request.call, error=error)
+        raise error
+
+    # -- small helps ----------------------------------------------------------------------------------------------
+
+    def _admitted(self, request: Request, held: Held) -> Reservation:
+        reservation = _reservation(request, held.amount_nanos, held.at_us)
+        fit = request.hold.fit
+        if fit is None or held.amount_nanos >= fit.fixed_nanos + fit.ceiling_nanos:
+            return reservation
+        output_nanos = held.amount_nanos - fit.fixed_nanos
+        tokens = tokens_for(request.call, request.bound, output_nanos) if request.bound else None
+        return replace(reservation, fitted_output_tokens=tokens)
+
+    def _declare(self, meters: Sequence[Meter]) -> None:
+        new = [meter for meter in meters if meter not in self._declared]
+        if new:
+            self._ledger.declare(new)
+            self._declared.update(new)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _log.warning(message)
+
+
+def _less_last(hold: Hold, meter: Meter, limit_nanos: int) -> tuple[Meter, int]:
+    # Shared caps keep nothing back: every agent would keep something for itself, and the last of a cap go unused.
+    return meter, max(0, limit_nanos - hold.needed_nanos) if "run" in meter.per else limit_nanos
+
+
+def _reservation(request: Request, held_nanos: int, at_us: int, *, spooled: bool = False) -> Reservation:
+    return Reservation(
+        key=request.call.key,
+        call=request.call,
+        held_nanos=held_nanos,
+        at=from_micros(at_us),
+        bound=request.bound,
+        capped=bool(request.caps),
+        spooled=spooled,
+    )

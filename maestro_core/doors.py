@@ -1,0 +1,183 @@
+"""Doors that can wait, and can set a request's output limit: what agent middleware and wrapped models stand on.
+
+A door reserves before it lets a call go, and *offers* the reservation to the handler that will see the call's run. The
+handler takes the offer once, if it covers the call, and settles it. What nobody took was not sent, and is released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .types import Refused
+from .waiting import lineage, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from .admission import Request
+    from .maestro import Maestro
+    from .types import Call, Reservation
+
+__all__ = ["Doors", "Offer"]
+
+_offer: ContextVar[Offer | None] = ContextVar("maestro_offer", default=None)
+
+
+@dataclass(slots=True)
+class Offer:
+    """A reservation on its way from a door to the handler; taken at most once."""
+
+    maestro: Maestro
+    reservation: Reservation
+    taken: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, maestro: Maestro, call: Call) -> Reservation | None:
+        """Return the reservation if it is still there and covers the call.
+
+        It does not, if an inner middleware chose another model, or made the request larger than what was held for.
+        """
+        held = self.reservation
+        same = maestro is self.maestro and (call.provider, call.model) == (
+            held.call.provider,
+            held.call.model,
+        )
+        with self._lock:
+            if self.taken or not same or not self.maestro.admission.covers(held, call):
+                return None
+            self.taken = True
+            return held
+
+
+class Doors:
+    """The doors of one Maestro."""
+
+    def __init__(self, maestro: Maestro) -> None:
+        self._maestro = maestro
+        self._chance = random.Random()  # noqa: S311 - spreads polls, guards nothing
+
+    def reserve(
+        self, call: Call, *, fits: bool = True, keeps_last: bool = False, last: bool = False
+    ) -> Reservation:
+        """Reserve, waiting for money that other calls hold; on a thread that runs an event loop, fit or refuse at once.
+
+        Args:
+            call: The call.
+            fits: Whether the caller sets `fitted_output_tokens` on the request.
+            keeps_last: As in `Admission.prepare`.
+            last: Likewise.
+
+        Raises:
+            CapExceeded, PriceNotFound, LedgerUnavailable, MaestroError: As `Maestro.reserve`; `held` only after `wait_s`.
+        """
+        wake = threading.Event()
+        request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
+        steps = self._steps(request, wake.set, may_wait=not _runs_event_loop())
+        for pause_s in steps:
+            wake.wait(pause_s)
+            wake.clear()
+        return steps.reservation
+
+    async def areserve(
+        self, call: Call, *, fits: bool = True, keeps_last: bool = False, last: bool = False
+    ) -> Reservation:
+        """As `reserve`; waits without blocking the event loop."""
+        wake = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
+        steps = self._steps(request, lambda: _wake_on(loop, wake), may_wait=True)
+        try:
+            for pause_s in steps:
+                try:
+                    await asyncio.wait_for(wake.wait(), pause_s)
+                except TimeoutError:
+                    continue
+                finally:
+                    wake.clear()
+        finally:
+            steps.close()
+        return steps.reservation
+
+    @contextmanager
+    def offer(self, reservation: Reservation) -> Iterator[Offer]:
+        """Offer a reservation to the handler inside the block; afterwards, release it if nobody took it.
+
+        The block is the sending of one request. Calls inside it never wait for this reservation's money.
+        """
+        offer = Offer(self._maestro, reservation)
+        offered, inside = _offer.set(offer), lineage.set((*lineage.get(), reservation.key))
+        try:
+            yield offer
+        finally:
+            lineage.reset(inside)
+            _offer.reset(offered)
+            if not offer.taken:
+                offer.taken = True
+                self._maestro.release(reservation, "not sent")
+
+    def take(self, call: Call) -> Reservation | None:
+        """Return the reservation that the surrounding door offers, if it covers the call."""
+        offer = _offer.get()
+        return offer.take(self._maestro, call) if offer else None
+
+    def _steps(self, request: Request, wake: Callable[[], None], *, may_wait: bool) -> _Steps:
+        admission = self._maestro.admission
+        wait_s = self._maestro.settings.wait_s if may_wait else 0.0
+        generator = turns(
+            admission.line,
+            request.names,
+            lambda rest: admission.attempt(request, rest=rest),
+            wake=wake,
+            now_s=time.monotonic,
+            until_s=time.monotonic() + wait_s if may_wait else 0.0,
+            chance=self._chance,
+        )
+        return _Steps(generator, lambda refused: admission.refuse(request, refused))
+
+
+class _Steps:
+    """Drives `turns` as a plain iterator of pauses; afterwards has the reservation, or raises the refusal."""
+
+    def __init__(
+        self,
+        generator: Generator[float, None, Reservation | Refused],
+        refuse: Callable[[Refused], None],
+    ) -> None:
+        self._generator = generator
+        self._refuse = refuse
+        self._outcome: Reservation | Refused | None = None
+
+    def __iter__(self) -> Iterator[float]:
+        self._outcome = yield from self._generator
+
+    def close(self) -> None:
+        """Leave the line, if the caller was cancelled while it waited."""
+        self._generator.close()
+
+    @property
+    def reservation(self) -> Reservation:
+        if isinstance(self._outcome, Refused):
+            self._refuse(self._outcome)
+        assert self._outcome is not None  # noqa: S101 - the iterator was exhausted, or raised
+        return self._outcome  # type: ignore[return-value]
+
+
+def _runs_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _wake_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    # Money may come free in any thread, and the loop of a waiter may be gone by then.
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)
