@@ -158,6 +158,21 @@ class Admission:
             return False
         return bound.nanos <= reservation.held_nanos
 
+    def cut(self, reservation: Reservation, partial: str) -> CapExceeded:
+        """Return the refusal for an answer that was cut because its limit was fitted; `partial` is its text."""
+        call = reservation.call
+        tightest: tuple[int, Cap, Bucket] | None = None
+        for cap, meter in self._caps_for(call):
+            charged = [values for _, values in charges([meter], call.attribution, call.provider, call.model)]
+            for bucket in self._ledger.buckets(meter):
+                free = cap.limit_nanos - bucket.used
+                if bucket.values in charged and (tightest is None or free < tightest[0]):
+                    tightest = free, cap, bucket
+        if tightest is None:
+            raise MaestroError("an answer was cut at a fitted limit, but no cap applies to it any more")
+        _, cap, bucket = tightest
+        return refusal.cut(cap, bucket, call, reservation.fitted_output_tokens or 0, partial)
+
     def settled(self, reservation: Reservation, usage: Usage | None) -> None:
         """A reservation is settled: remember how long the answer was, and wake who waits for the difference."""
         call, fitted = reservation.call, reservation.fitted_output_tokens
@@ -239,7 +254,11 @@ class Admission:
             if needed > limit_nanos:
                 _, values = charges([meter], call.attribution, call.provider, call.model)[-1]
                 bucket = Bucket(meter, values, None)
-                self._raise(request, refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call)))
+                if request.hold.fit:
+                    error = refusal.too_small(cap, bucket, call, needed, cap.limit_nanos - limit_nanos)
+                else:
+                    error = refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call))
+                self._raise(request, error)
 
     def _raise(self, request: Request, error: CapExceeded) -> NoReturn:
         try:

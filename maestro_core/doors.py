@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .types import Refused
@@ -50,7 +50,10 @@ class Offer:
             held.call.model,
         )
         with self._lock:
-            if self.taken or not same or not self.maestro.admission.covers(held, call):
+            if held.fitted_output_tokens is not None:
+                call = replace(call, max_output_tokens=held.fitted_output_tokens)
+            # The door has switched the client's own retries off, whatever the model's constructor says.
+            if self.taken or not same or not self.maestro.admission.covers(held, replace(call, attempts=1)):
                 return None
             self.taken = True
             return held

@@ -55,6 +55,7 @@ class CapExceeded(MaestroError):
         headroom: US dollars still free in the bucket.
         resets_at: When the window ends (aware UTC), or None for a cap without a window.
         attribution: Whom the call was for.
+        partial: What the model had said, where an answer was cut because the cap left no more; else empty.
     """
 
     reason: Reason
@@ -67,6 +68,7 @@ class CapExceeded(MaestroError):
     headroom: Decimal
     resets_at: datetime | None
     attribution: Attribution
+    partial: str = ""
 
     def __init__(self, message: str, **numbers: Any) -> None:
         super().__init__(message)

@@ -73,18 +73,20 @@ def fit(call: Call, bound: Cost, ceiling: int, least: int, outputs: Outputs) -> 
         call: The call, with its attribution.
         bound: Its worst case at the ceiling.
         ceiling: Output tokens of one completion at most: the request's own limit, else the model's.
-        least: Output tokens below which an answer is not worth its input.
+        least: Output tokens below which an answer is not worth its input. A call's own, larger floor (a thinking
+            budget) counts unless the request's limit is below that too: whoever set it has seen that it suffices.
         outputs: What the model answered lately.
     """
     rate = _picos_per_token(call, bound)
     if not rate or ceiling <= 0:
         return None
     ceiling_nanos = _nanos(rate * ceiling)
+    least = min(ceiling, max(least, call.least_output_tokens if call.least_output_tokens < ceiling else 1))
     return Fit(
         fixed_nanos=max(0, bound.nanos - ceiling_nanos),
         ceiling_nanos=ceiling_nanos,
-        comfort_nanos=_nanos(rate * outputs.comfort(call, ceiling)),
-        least_nanos=_nanos(rate * min(ceiling, max(least, call.least_output_tokens))),
+        comfort_nanos=_nanos(rate * max(least, outputs.comfort(call, ceiling))),
+        least_nanos=_nanos(rate * least),
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .errors import Reason
     from .types import Bucket, Call, Cap, Cost, Refused
 
-__all__ = ["above_ceiling", "from_ledger", "latched"]
+__all__ = ["above_ceiling", "cut", "from_ledger", "latched", "too_small"]
 
 
 def from_ledger(refused: Refused, cap: Cap, call: Call) -> CapExceeded:
@@ -34,6 +34,27 @@ def latched(first: CapExceeded, call: Call) -> CapExceeded:
     """Return the refusal of a later call of a run that was told before that this bucket's money is spent."""
     numbers = {**first.__dict__, "reason": "latched", "attribution": call.attribution}
     return CapExceeded(str(first).replace("(spent)", "(latched)", 1), **numbers)
+
+
+def cut(cap: Cap, bucket: Bucket, call: Call, tokens: int, partial: str) -> CapExceeded:
+    """Return the error for an answer that ended at the output limit that was all the cap could buy."""
+    error = _error(
+        f"cap exceeded (spent): {bucket.label}: spent {format_usd(bucket.spent)} of {format_usd(cap.limit_nanos)}; "
+        f"the last answer was cut at {tokens:,} tokens, all that was left for it{_resets(bucket)}",
+        "spent", cap, bucket, call, 0,
+    )  # fmt: skip
+    error.__dict__["partial"] = partial
+    return error
+
+
+def too_small(cap: Cap, bucket: Bucket, call: Call, needed: int, kept: int) -> CapExceeded:
+    """Return the error for a call whose least possible cost, with the shortest answer, is above the limit."""
+    last = f" and {format_usd(kept)} kept for a last answer" if kept else ""
+    return _error(
+        f"cap exceeded (ceiling): {call.name or call.model} with its shortest answer may cost {format_usd(needed)}{last}; "
+        f"cap {bucket.label} {format_usd(cap.limit_nanos)}. Send less, or raise the cap",
+        "ceiling", cap, bucket, call, needed,
+    )  # fmt: skip
 
 
 def above_ceiling(cap: Cap, bucket: Bucket, call: Call, bound: Cost, ceiling: int | None) -> CapExceeded:

@@ -1,5 +1,25 @@
 """Maestro for LangChain: a callback handler that prices, attributes and caps every call it sees."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .callbacks import MaestroCallbackHandler
 
-__all__ = ["MaestroCallbackHandler"]
+if TYPE_CHECKING:
+    from .middleware import MaestroMiddleware
+
+__all__ = ["MaestroCallbackHandler", "MaestroMiddleware"]
+
+
+def __getattr__(name: str) -> Any:
+    # The middleware needs `langchain`; the handler runs on langchain-core alone.
+    if name != "MaestroMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from .middleware import MaestroMiddleware
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'MaestroMiddleware needs {error.name}: pip install "maestro-finops[langchain]"'
+        ) from error
+    return MaestroMiddleware

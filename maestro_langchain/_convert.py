@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 from maestro_core import Usage
 from maestro_core.types import Attribution, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
 
-__all__ = ["dimensions", "failed_unbilled", "is_cache_hit", "to_call", "to_input", "to_usage"]
+__all__ = [
+    "LIMITS",
+    "dimensions",
+    "failed_unbilled",
+    "is_cache_hit",
+    "may_retry",
+    "provider_id",
+    "retries_of",
+    "retry_pause_s",
+    "to_call",
+    "to_input",
+    "to_usage",
+]
 
 # LangChain's `ls_provider` (or the class's `_type`) and the provider ids of the price book.
 _PROVIDERS = {
@@ -44,7 +57,7 @@ _DEFAULT_RETRIES = {
     "deepseek": 2,
 }
 
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 _REFERENCES = ("previous_response_id", "conversation", "prompt")
 
 # Metadata keys that are dimensions without being declared.
@@ -81,8 +94,7 @@ def to_call(
     meta = metadata or {}
     built = (serialized or {}).get("kwargs") or {}
     kind = str(params.get("_type") or "")
-    provider = str(meta.get("ls_provider") or kind or "unknown")
-    provider = _PROVIDERS.get(provider, provider)
+    provider = provider_id(meta.get("ls_provider"), kind)
     model = str(meta.get("ls_model_name") or params.get("model") or params.get("model_name") or "unknown")
     names = (serialized or {}).get("id") or (serialized or {}).get("name") or kind
     return Call(
@@ -96,7 +108,7 @@ def to_call(
             if name not in _REFERENCES and isinstance(value, dict | list)
         ],
         n=int(params.get("n") or 1),
-        attempts=1 + _retries(provider, params, built),
+        attempts=1 + retries_of(provider, params, built),
         tier=params.get("service_tier"),
         attribution=Attribution(own),
         name=f"{names[-1] if isinstance(names, list) else names} {model}".strip(),
@@ -112,14 +124,21 @@ def _limit(meta: Mapping[str, Any], params: Mapping[str, Any], built: Mapping[st
         *(params.get(key) or {} for key in ("model_kwargs", "extra_body", "generation_config")),
     )
     found = [
-        place[name] for place in places for name in _LIMITS if isinstance(place, dict) and place.get(name)
+        place[name] for place in places for name in LIMITS if isinstance(place, dict) and place.get(name)
     ]
     found += [meta["ls_max_tokens"]] if meta.get("ls_max_tokens") else []
     limits = [value for value in found if isinstance(value, int) and value > 0]
     return max(limits) if limits else None
 
 
-def _retries(provider: str, params: Mapping[str, Any], built: Mapping[str, Any]) -> int:
+def provider_id(ls_provider: object, kind: str) -> str:
+    """Return the price book's id for LangChain's `ls_provider`, or for a model's `_llm_type` where that is missing."""
+    name = str(ls_provider or kind or "unknown")
+    return _PROVIDERS.get(name, name)
+
+
+def retries_of(provider: str, params: Mapping[str, Any], built: Mapping[str, Any]) -> int:
+    """Return how often a model's client sends a failed request again by itself."""
     for place in (params, built):
         retries = place.get("max_retries")
         if isinstance(retries, int):
@@ -170,6 +189,45 @@ def is_cache_hit(response: LLMResult) -> bool:
     return response.llm_output is None and totals.get("total_cost") == 0
 
 
+def may_retry(error: BaseException) -> bool:
+    """Return whether sending the same request again may help: what the providers' own clients would retry."""
+    status = _status(error)
+    if status is not None:
+        return status in (408, 409, 429) or status >= 500  # noqa: PLR2004 - server errors
+    names = {cls.__name__ for cause in _causes(error) for cls in type(cause).__mro__}
+    return bool(names & _CONNECTION)
+
+
+def retry_pause_s(error: BaseException, attempt: int) -> float:
+    """Return how long to wait before the next attempt: as Retry-After says, else 0.5 s doubling up to 8 s."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        asked = float(headers.get("retry-after", ""))
+    except ValueError:
+        asked = -1.0
+    if 0 <= asked <= _LONGEST_PAUSE_S:
+        return asked
+    return min(8.0, 0.5 * float(2**attempt)) * random.uniform(0.75, 1)  # noqa: S311 - spreads retries, guards nothing
+
+
+_LONGEST_PAUSE_S = 60
+_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ConnectionError", "TimeoutError"})
+
+
+def _status(error: BaseException) -> int | None:
+    found = getattr(error, "status_code", None) or getattr(
+        getattr(error, "response", None), "status_code", None
+    )
+    return found if isinstance(found, int) else None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 # HTTP statuses that a provider answers before or instead of inference, and does not bill. A gateway's timeout
 # (408, 504) is not among them: the model may have run.
 _UNBILLED = frozenset({400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 500, 501, 502, 503, 529})
@@ -185,14 +243,7 @@ def failed_unbilled(error: BaseException, *, streamed: bool) -> str | None:
     """
     if streamed:
         return None
-    status = getattr(error, "status_code", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    if isinstance(status, int) and status in _UNBILLED:
+    status = _status(error)
+    if status in _UNBILLED:
         return f"HTTP {status}"
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__ in _REFUSED:
-            return "connection refused"
-        cause = cause.__cause__ or cause.__context__
-    return None
+    return "connection refused" if any(type(cause).__name__ in _REFUSED for cause in _causes(error)) else None

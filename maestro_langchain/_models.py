@@ -1,0 +1,126 @@
+"""What has to be known of a LangChain chat model to govern it: its limits, its retries, its identity."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from maestro_core.types import Attribution, Call
+
+from ._convert import LIMITS, provider_id, retries_of, to_input
+
+if TYPE_CHECKING:
+    from langchain.agents.middleware.types import ModelRequest
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ["limit_settings", "model_key", "own_limit", "request_call", "without_sdk_retries"]
+
+# The package that a model's class comes from, and the call arguments that set its output limit for certain.
+# ChatOpenAI needs both names: either one alone loses to the constructor's or to a bound one, in one API or the other.
+_LIMIT_KEYS = {
+    "langchain_openai": ("max_tokens", "max_completion_tokens"),
+    "langchain_anthropic": ("max_tokens",),
+    "langchain_aws": ("max_tokens",),
+    "langchain_google_genai": ("max_output_tokens",),
+    "langchain_google_vertexai": ("max_output_tokens",),
+    "langchain_groq": ("max_tokens",),
+    "langchain_mistralai": ("max_tokens",),
+}
+# A reasoning model thinks before it answers, and inside the limit.
+_REASONING_TOKENS = 4_096
+# What an integration may add to a request beyond the messages and tools: names, markers, an empty system block.
+_SLACK = " " * 256
+
+_governed: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def model_key(model: BaseChatModel) -> tuple[str, str]:
+    """Return provider id and model name, as LangChain reports them in a run's metadata."""
+    params = model._get_ls_params()  # noqa: SLF001 - what LangChain itself puts into every run's metadata
+    kind = model._llm_type  # noqa: SLF001
+    name = params.get("ls_model_name") or getattr(model, "model_name", None) or getattr(model, "model", None)
+    return provider_id(params.get("ls_provider"), kind), str(name or "unknown")
+
+
+def limit_settings(model: BaseChatModel, tokens: int) -> dict[str, int] | None:
+    """Return the call arguments that limit the output to so many tokens, or None for a class that is not known."""
+    for cls in type(model).__mro__:
+        keys = _LIMIT_KEYS.get(cls.__module__.partition(".")[0])
+        if keys:
+            return dict.fromkeys(keys, tokens)
+    return None
+
+
+def own_limit(model: BaseChatModel, settings: dict[str, Any]) -> int | None:
+    """Return the output limit that a request carries by itself; the largest, where several are set."""
+    places = [settings, {name: getattr(model, name, None) for name in LIMITS}]
+    places += [getattr(model, name, None) or {} for name in ("model_kwargs", "extra_body")]
+    found = [place[name] for place in places for name in LIMITS if isinstance(place.get(name), int)]
+    return max(found) if found else None
+
+
+def without_sdk_retries(model: BaseChatModel) -> tuple[BaseChatModel, int]:
+    """Return a copy of the model whose client never sends a request again by itself, and how often it would have.
+
+    The user's model is left as it is. A copy shares the client, which keeps its own number of retries, so that is
+    replaced too; the names are the integrations' private ones, and a test holds them.
+    """
+    retries = retries_of(model_key(model)[0], {"max_retries": getattr(model, "max_retries", None)}, {})
+    if retries == 0 or not hasattr(model, "max_retries"):
+        return model, 0
+    try:
+        known = _governed.get(model)
+    except TypeError:  # not hashable
+        known = None
+    if known is None:
+        known = _copy_without_retries(model)
+        with suppress(TypeError):
+            _governed[model] = known
+    return known, retries
+
+
+def _copy_without_retries(model: Any) -> Any:
+    copy = model.model_copy(update={"max_retries": 0})
+    if getattr(model, "root_client", None) is not None:  # ChatOpenAI and its subclasses
+        copy.root_client = model.root_client.with_options(max_retries=0)
+        copy.client = copy.root_client.chat.completions
+        copy.root_async_client = model.root_async_client.with_options(max_retries=0)
+        copy.async_client = copy.root_async_client.chat.completions
+    for name in ("_client", "_async_client", "_client_params"):  # ChatAnthropic makes them when first used
+        copy.__dict__.pop(name, None)
+    return copy
+
+
+def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
+    """Return the call that an agent's model request will become."""
+    from langchain_core.utils.function_calling import convert_to_openai_tool
+
+    model = request.model
+    provider, name = model_key(model)
+    messages = [request.system_message, *request.messages] if request.system_message else request.messages
+    tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
+    shape: Any = getattr(request.response_format, "schema", request.response_format)
+    return Call(
+        provider=provider,
+        model=name,
+        input=[to_input(messages), _SLACK],
+        max_output_tokens=own_limit(model, request.model_settings),
+        tools=[*tools, convert_to_openai_tool(shape) if shape is not None else {}, request.model_settings],
+        least_output_tokens=_least(model, provider),
+        n=int(getattr(model, "n", None) or 1),
+        tier=getattr(model, "service_tier", None),
+        attribution=Attribution(own),
+        name=f"{type(model).__name__} {name}",
+    )
+
+
+def _least(model: BaseChatModel, provider: str) -> int:
+    """Return the output tokens below which a thinking model gives no answer."""
+    thinking = getattr(model, "thinking", None)
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if isinstance(budget, int):
+        return budget + 256
+    reasons = (getattr(model, "profile", None) or {}).get("reasoning_output")
+    # Claude thinks only where it is told to; the others do by themselves.
+    return _REASONING_TOKENS if reasons and provider != "anthropic" else 1

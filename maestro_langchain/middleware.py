@@ -1,0 +1,308 @@
+"""The agent's door: it fits each model call to what the caps leave, waits, and ends the agent well."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+
+from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tracers.context import register_configure_hook
+
+from maestro_core import CapExceeded, Maestro
+from maestro_core.types import Attribution, new_key
+
+from ._convert import dimensions, may_retry, retry_pause_s
+from ._errors import LangChainCapExceeded
+from ._models import limit_settings, request_call, without_sdk_retries
+from .callbacks import MaestroCallbackHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from langchain.agents.middleware.types import ModelRequest
+    from langchain.tools.tool_node import ToolCallRequest
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableConfig
+
+    from maestro_core.types import Call, Reservation
+
+__all__ = ["MaestroMiddleware"]
+
+ExitBehavior = Literal["error", "end", "wrap_up", "interrupt"]
+
+_LAST_WORDS = "The budget of this run is used up. Give your best answer now from what you have; use no tools."
+_MOST_RUNS = 10_000
+_CUT = frozenset({"length", "max_tokens", "MAX_TOKENS", "model_length"})
+
+# LangChain asks this variable for a handler whenever it configures a run, so that a call through this door is seen
+# although the user attached no handler.
+_handler: ContextVar[MaestroCallbackHandler | None] = ContextVar("maestro_handler", default=None)
+register_configure_hook(_handler, inheritable=False)
+
+
+class _State(AgentState[Any]):
+    maestro_run: NotRequired[Annotated[str, PrivateStateAttr]]
+
+
+@dataclass(slots=True)
+class _Passage:
+    """One model request on its way through the door."""
+
+    request: ModelRequest[Any]
+    model: BaseChatModel
+    retries: int
+    call: Call
+    inner: bool  # whether the agent runs inside a tool of another one
+    fits: bool
+
+    def fitted(self, reservation: Reservation) -> ModelRequest[Any]:
+        """Return the request as it is sent: without the client's own retries, with the output limit that is held for."""
+        tokens = reservation.fitted_output_tokens
+        limit = limit_settings(self.model, tokens) if tokens is not None else None
+        settings = {**self.request.model_settings, **(limit or {})}
+        return self.request.override(model=self.model, model_settings=settings)
+
+
+class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
+    """Caps an agent made with `create_agent`; put it first in `middleware`.
+
+    Before each model call it holds the money, waits while other calls hold it, and sets an output limit that fits.
+    The provider client's own retries are switched off for the call, and made here, each with a hold of its own.
+
+    Args:
+        maestro: The instance to use; `Maestro.default()` if None.
+        exit_behavior: What happens at a cap. `"error"` raises `CapExceeded`. `"end"` ends the agent with a message that
+            says why. `"wrap_up"` keeps back enough of the run's own cap for one last call without tools, and ends with
+            its answer. `"interrupt"` pauses the graph for a person, who resumes it with
+            `Command(resume={"add": "0.50"})` or `Command(resume="end")`; without a checkpointer it is `"error"`.
+    """
+
+    state_schema = _State
+
+    def __init__(self, maestro: Maestro | None = None, *, exit_behavior: ExitBehavior = "error") -> None:
+        super().__init__()
+        known = ("error", "end", "wrap_up", "interrupt")
+        if exit_behavior not in known:
+            raise ValueError(f"exit_behavior={exit_behavior!r} is not one of {', '.join(known)}")
+        self._handler = MaestroCallbackHandler(maestro)
+        self._exit = exit_behavior
+        self._wrapped_up: dict[str, None] = {}  # runs that had their last call; a dict keeps their order
+
+    @property
+    def maestro(self) -> Maestro:
+        """The instance that this middleware reports to."""
+        return self._handler.maestro
+
+    # -- LangChain's hooks ----------------------------------------------------------------------------------------
+
+    def before_agent(self, state: _State, runtime: Any) -> dict[str, Any]:  # noqa: ARG002 - the signature is LangChain's
+        """Name the run: a new turn is a new run, unless it is part of another's; a resume keeps its name."""
+        where = self.maestro.runs.attribution(_parent(_config()))
+        return {"maestro_run": where.dimensions.get("run") or new_key()}
+
+    async def abefore_agent(self, state: _State, runtime: Any) -> dict[str, Any]:
+        """As `before_agent`."""
+        return self.before_agent(state, runtime)
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any] | AIMessage:
+        """Reserve, send, settle; at a cap, leave as `exit_behavior` says."""
+        passage = self._passage(request)
+        try:
+            return self._send(passage, handler)
+        except CapExceeded as error:
+            for last in self._last_passages(passage):
+                try:
+                    return _spoken(self._send(last, handler, last=True))
+                except CapExceeded:
+                    continue
+            return self._leave(passage, error)
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any] | AIMessage:
+        """As `wrap_model_call`; waits without blocking the event loop."""
+        passage = self._passage(request)
+        try:
+            return await self._asend(passage, handler)
+        except CapExceeded as error:
+            for last in self._last_passages(passage):
+                try:
+                    return _spoken(await self._asend(last, handler, last=True))
+                except CapExceeded:
+                    continue
+            return self._leave(passage, error)
+
+    def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
+        """Tell the calls inside a tool whom they are for."""
+        with self.maestro.runs.around(self._inside_tool(request)):
+            return handler(request)
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
+    ) -> Any:
+        """As `wrap_tool_call`."""
+        with self.maestro.runs.around(self._inside_tool(request)):
+            return await handler(request)
+
+    # -- one request ----------------------------------------------------------------------------------------------
+
+    def _send(
+        self, passage: _Passage, handler: Callable[..., ModelResponse[Any]], *, last: bool = False
+    ) -> ModelResponse[Any]:
+        doors = self.maestro.doors
+        for attempt in range(passage.retries + 1):
+            call = replace(passage.call, key=new_key())
+            reservation = doors.reserve(
+                call, fits=passage.fits, keeps_last=self._keeps_last(passage, last=last), last=last
+            )
+            try:
+                with self._door(reservation):
+                    response = handler(passage.fitted(reservation))
+            except Exception as error:
+                if attempt == passage.retries or not may_retry(error):
+                    raise
+                time.sleep(retry_pause_s(error, attempt))
+            else:
+                return self._checked(response, reservation)
+        raise AssertionError  # the last attempt returns or raises
+
+    async def _asend(
+        self, passage: _Passage, handler: Callable[..., Awaitable[ModelResponse[Any]]], *, last: bool = False
+    ) -> ModelResponse[Any]:
+        doors = self.maestro.doors
+        for attempt in range(passage.retries + 1):
+            call = replace(passage.call, key=new_key())
+            keeps_last = self._keeps_last(passage, last=last)
+            reservation = await doors.areserve(call, fits=passage.fits, keeps_last=keeps_last, last=last)
+            try:
+                with self._door(reservation):
+                    response = await handler(passage.fitted(reservation))
+            except Exception as error:
+                if attempt == passage.retries or not may_retry(error):
+                    raise
+                await asyncio.sleep(retry_pause_s(error, attempt))
+            else:
+                return self._checked(response, reservation)
+        raise AssertionError
+
+    @contextmanager
+    def _door(self, reservation: Reservation) -> Iterator[None]:
+        token = _handler.set(self._handler)
+        try:
+            with (
+                self.maestro.doors.offer(reservation),
+                self.maestro.runs.around(reservation.call.attribution),
+            ):
+                yield
+        finally:
+            _handler.reset(token)
+
+    def _passage(self, request: ModelRequest[Any]) -> _Passage:
+        config = _config()
+        where, inner = self._where(config, str(request.state.get("maestro_run") or ""))
+        model, retries = without_sdk_retries(request.model)
+        call = request_call(request, {})
+        fits = limit_settings(model, 1) is not None
+        return _Passage(request, model, retries, replace(call, attribution=where), inner, fits)
+
+    def _where(self, config: RunnableConfig, run: str) -> tuple[Attribution, bool]:
+        """Return whom the agent's calls are for, and whether it runs inside a tool."""
+        metadata = config.get("metadata") or {}
+        runs = self.maestro.runs
+        parent = _parent(config)
+        if run:
+            runs.name(parent, run)
+        own = dimensions(metadata, self.maestro.settings.dimensions)
+        where = runs.attribution(parent, {**({"run": run} if run else {}), **own})
+        agent, path = metadata.get("lc_agent_name"), where.path
+        inner = any(kind == "tool" for kind, _ in path)
+        if agent and (not path or path[-1] != ("agent", agent)):
+            path = (*path, ("agent", str(agent)))
+        return Attribution(where.dimensions, path), inner
+
+    def _inside_tool(self, request: ToolCallRequest) -> Attribution:
+        where, _ = self._where(_config(), str((request.state or {}).get("maestro_run") or ""))
+        name = str(request.tool_call["name"])
+        path = where.path if where.path[-1:] == (("tool", name),) else (*where.path, ("tool", name))
+        return Attribution(where.dimensions, path)
+
+    def _checked(self, response: ModelResponse[Any], reservation: Reservation) -> ModelResponse[Any]:
+        """Mark a fitted answer; one that was cut because it was fitted has reached the cap."""
+        fitted = reservation.fitted_output_tokens
+        if fitted is None:
+            return response
+        for message in response.result:
+            if isinstance(message, AIMessage):
+                message.response_metadata["maestro"] = {"fitted_output_tokens": fitted}
+                ended = {str(message.response_metadata.get(key)) for key in ("finish_reason", "stop_reason")}
+                details = message.response_metadata.get("incomplete_details") or {}
+                if ended & _CUT or details.get("reason") == "max_output_tokens":
+                    raise _as_langchain(self.maestro.admission.cut(reservation, message.text))
+        return response
+
+    # -- leaving --------------------------------------------------------------------------------------------------
+
+    def _keeps_last(self, passage: _Passage, *, last: bool) -> bool:
+        return self._exit == "wrap_up" and not passage.inner and not last
+
+    def _last_passages(self, passage: _Passage) -> Iterator[_Passage]:
+        """Yield what the last call may be: on all there is, else on what the call before this one was made on."""
+        run = passage.call.attribution.dimensions.get("run", "")
+        if self._exit != "wrap_up" or passage.inner or run in self._wrapped_up:
+            return
+        self._wrapped_up[run] = None
+        while len(self._wrapped_up) > _MOST_RUNS:
+            del self._wrapped_up[next(iter(self._wrapped_up))]
+        messages = list(passage.request.messages)
+        asked = [i for i, message in enumerate(messages) if isinstance(message, AIMessage)]
+        for end in (len(messages), *([asked[-1]] if asked else [])):
+            said = [*messages[:end], HumanMessage(_LAST_WORDS)]
+            request = passage.request.override(
+                messages=said, tools=[], tool_choice=None, response_format=None
+            )
+            call = replace(request_call(request, {}), attribution=passage.call.attribution)
+            yield replace(passage, request=request, call=call)
+
+    def _leave(self, passage: _Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
+        if self._exit == "error" or passage.inner or self._exit == "interrupt":
+            raise _as_langchain(error)
+        partial = f"{error.partial}\n\n" if error.partial else ""
+        return AIMessage(
+            f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}}
+        )
+
+
+def _as_langchain(error: CapExceeded) -> LangChainCapExceeded:
+    return (
+        error
+        if isinstance(error, LangChainCapExceeded)
+        else LangChainCapExceeded(*error.args, **error.__dict__)
+    )
+
+
+def _spoken(response: ModelResponse[Any]) -> ModelResponse[Any]:
+    """Return a last answer without tool calls: nobody would answer them."""
+    for message in response.result:
+        if isinstance(message, AIMessage):
+            message.tool_calls = []
+            message.additional_kwargs.pop("tool_calls", None)
+    return response
+
+
+def _config() -> RunnableConfig:
+    from langgraph.config import get_config
+
+    return get_config()
+
+
+def _parent(config: RunnableConfig) -> Any:
+    return getattr(config.get("callbacks"), "parent_run_id", None)
