@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .errors import PriceNotFound
 from .estimate import context_window, input_bound, output_ceiling
-from .prices import price, price_book, worst_case
+from .prices import price_book
+from .prices.caching import asked_writes
+from .prices.layers import Layers, Priced, Spent, Worst
 from .types import Settlement
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
     from pluggy import PluginManager
 
+    from .prices.entries import PriceEntry
     from .types import Call, Cost, Reservation
 
 __all__ = ["Quotes", "ceiling_tokens"]
@@ -37,12 +40,18 @@ def ceiling_tokens(call: Call) -> int | None:
     return output_ceiling(call.provider, call.model)
 
 
-@dataclass(slots=True)
 class Quotes:
-    """Prices calls for one Maestro: its plugins first, then the price book."""
+    """Prices calls for one Maestro: its plugins first, then the `prices` setting, then the price book.
 
-    plugins: PluginManager
-    _warned: set[tuple[str, str]] = field(default_factory=set)
+    Args:
+        plugins: Those that may price or estimate.
+        prices: The `prices` setting.
+    """
+
+    def __init__(self, plugins: PluginManager, prices: Sequence[PriceEntry] = ()) -> None:
+        self.plugins = plugins
+        self._layers = Layers(prices)
+        self._warned: set[tuple[str, str]] = set()
 
     def bound(self, call: Call) -> Cost:
         """Return the most that the call can cost, all its attempts together; rounded up.
@@ -56,14 +65,17 @@ class Quotes:
         cost: Cost | None = self.plugins.hook.maestro_price(call=call, usage=most)
         if cost is not None:
             return cost
-        once = worst_case(
-            call.provider,
-            call.model,
-            input_tokens=most.input_tokens or 0,
-            output_tokens=most.output_tokens or 0,
-            n=call.n,
-            tier=call.tier,
-            at=call.at,
+        once = self._layers.bound(
+            Worst(
+                provider=call.provider,
+                model=call.model,
+                input_tokens=most.input_tokens or 0,
+                output_tokens=most.output_tokens or 0,
+                at=call.at or datetime.now(UTC),
+                n=call.n,
+                tier=call.tier,
+                cache_writes=asked_writes(call),
+            )
         )
         return once if call.attempts == 1 else _times(once, call.attempts)
 
@@ -74,22 +86,21 @@ class Quotes:
         facts = dict(detail)
         if usage is None:
             return self._at_hold(reservation, facts)
-        call = reservation.call
-        cost = self._price(call, usage, reservation.at)
-        counts = {kind: count for kind, count in usage.counts.items() if count}
-        if usage.flags:
-            facts["usage_flags"] = list(usage.flags)
-        if cost is None:
+        priced = self._price(reservation, usage, facts.get("latency_ms"))
+        facts |= _facts(reservation.call, usage, priced)
+        counts = {kind: count for kind, count in usage.total.counts.items() if count}
+        if priced is None:
             return Settlement(cost_nanos=reservation.held_nanos, estimated_nanos=reservation.held_nanos,
                               usage=counts, unpriced=UNPRICED, detail=facts)  # fmt: skip
+        cost = priced.cost
         nanos = cost.nanos
         if cost.unpriced and reservation.capped:
             nanos = max(nanos, reservation.held_nanos)  # .nanos is only a lower bound
         return Settlement(
             cost_nanos=nanos,
             usage=counts,
-            estimated_nanos=nanos - cost.nanos,
-            sheet_nanos=cost.nanos,
+            estimated_nanos=nanos if priced.estimated else nanos - cost.nanos,
+            sheet_nanos=priced.sheet_nanos,
             price_id=cost.price_id,
             price_book=price_book(),
             unpriced=cost.unpriced,
@@ -106,24 +117,45 @@ class Quotes:
             detail=facts,
         )
 
-    def _price(self, call: Call, usage: Usage, at: datetime) -> Cost | None:
+    def _price(self, reservation: Reservation, usage: Usage, latency_ms: object) -> Priced | None:
+        call = reservation.call
         cost: Cost | None = self.plugins.hook.maestro_price(call=call, usage=usage)
         if cost is not None:
-            return cost
-        # The model that answered decides the bill; the one asked for is the next best name for it.
-        for model in dict.fromkeys((usage.model or call.model, call.model)):
-            try:
-                return price(call.provider, model, usage, at=call.at or at)
-            except PriceNotFound as error:
-                missing = error
-        self.warn_unpriced(call, missing)
-        return None
+            return Priced(cost, "plugin", cost.nanos)
+        spent = Spent(
+            provider=call.provider,
+            model=call.model,
+            usage=usage,
+            at=call.at or reservation.at,
+            tier=call.tier,
+            latency_ms=max(0, round(latency_ms)) if isinstance(latency_ms, int | float) else None,
+        )
+        try:
+            return self._layers.price(spent)
+        except PriceNotFound as error:
+            self.warn_unpriced(call, error)
+            return None
 
     def warn_unpriced(self, call: Call, error: PriceNotFound) -> None:
         """Say once per model that its calls are counted as unpriced."""
         if (call.provider, call.model) not in self._warned:
             self._warned.add((call.provider, call.model))
             _log.warning("%s; its calls are counted as unpriced", error)
+
+
+def _facts(call: Call, usage: Usage, priced: Priced | None) -> dict[str, Any]:
+    """Return what a record needs, beside its counts, to be priced again; nothing for an ordinary call."""
+    tier = usage.tier if usage.tier is not None else call.tier
+    found = {
+        "usage_flags": list(usage.flags),
+        "tier": tier,
+        "region": usage.region,
+        "provider_cost": None if usage.provider_cost is None else f"{usage.provider_cost:f}",
+        "lines": [[model, dict(part.counts)] for model, part in usage.lines],
+        "priced_at": None if call.at is None else call.at.isoformat(),
+        "layer": None if priced is None or priced.layer == "book" else priced.layer,
+    }
+    return {name: fact for name, fact in found.items() if fact}
 
 
 def _times(cost: Cost, attempts: int) -> Cost:

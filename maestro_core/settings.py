@@ -23,6 +23,7 @@ from pydantic_settings import SettingsError as UndecodableError
 
 from .errors import SettingsError
 from .money import parse_usd
+from .prices.entries import PriceEntry, explain
 from .types import Budget, Cap
 
 __all__ = ["Settings"]
@@ -53,6 +54,15 @@ def _declared(kind: type[Cap | Budget]) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
+def _price_entry(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return PriceEntry.model_validate(dict(value))
+    except ValidationError as error:
+        raise ValueError(explain(error, value)) from None
+
+
 class Settings(BaseSettings):
     """Every setting, validated; unknown keys are errors.
 
@@ -60,6 +70,7 @@ class Settings(BaseSettings):
         ledger: `memory:`, `sqlite:///file.db` (an absolute path has four slashes).
         caps: Ceilings that stop spend.
         budgets: Targets that are tracked and stop nothing.
+        prices: What is paid where it is not the price book's price; see `maestro_core.prices.entries.PriceEntry`.
         time_zone: IANA zone of the calendar windows.
         on_unknown_price: `"warn"` counts the call as unpriced, `"refuse"` refuses it. Under a cap it is always refused.
         on_ledger_error: `"refuse"` (only calls that a cap applies to) or `{"allow_usd": "5"}` per process.
@@ -86,6 +97,7 @@ class Settings(BaseSettings):
     ledger: str = "sqlite:///maestro.db"
     caps: tuple[Annotated[Cap, _declared(Cap)], ...] = ()
     budgets: tuple[Annotated[Budget, _declared(Budget)], ...] = ()
+    prices: tuple[Annotated[PriceEntry, BeforeValidator(_price_entry)], ...] = ()
     time_zone: str = "UTC"
     on_unknown_price: Literal["warn", "refuse"] = "warn"
     on_ledger_error: Literal["refuse"] | dict[Literal["allow_usd"], str] = "refuse"

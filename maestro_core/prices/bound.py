@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .sheet import Picos, Rate, Rates, Sheet
 
-__all__ = ["CacheWrites", "Modality", "worst_case"]
+__all__ = ["CacheWrites", "Modality", "worst_case", "worst_case_at"]
 
 Modality = Literal["text", "audio", "image", "video"]
 CacheWrites = Literal["none", "5m", "1h"]
@@ -29,6 +29,8 @@ CacheWrites = Literal["none", "5m", "1h"]
 # Providers bill at the price of their own clock, some when a call starts and some when it ends; no call lasts longer.
 _HORIZON_S = 3600.0
 _TEXT: frozenset[Modality] = frozenset({"text"})
+_INPUTS = ("input_tokens", "cache_read_tokens")
+_OUTPUTS = ("output_tokens", "output_reasoning_tokens", "output_citation_tokens")
 _WRITES: dict[CacheWrites, tuple[str, ...]] = {
     "none": (),
     "5m": ("cache_write_tokens",),
@@ -81,10 +83,25 @@ def worst_case(
             f"{input_tokens=}, {output_tokens=}, {n=}: tokens are zero or more, n is one or more"
         )
     ceiling = _ceilings(provider, model, tier, modalities, cache_writes).at(timestamp(at))
+    return _most(ceiling, input_tokens, output_tokens * n, fees)
+
+
+def worst_case_at(
+    rates: Rates, *, input_tokens: int, output_tokens: int, n: int = 1, cache_writes: CacheWrites = "1h"
+) -> Cost:
+    """As `worst_case`, of a text call at declared rates, which hold at any time.
+
+    Raises:
+        PriceNotFound: If they have none for input or output.
+    """
+    rules = _Ceilings((), _INPUTS, _WRITES[cache_writes], _OUTPUTS)
+    return _most(rules.over((rates,), -1e18, 1e18), input_tokens, output_tokens * n, None)
+
+
+def _most(ceiling: _Ceiling, input_tokens: int, count: int, fees: Mapping[str, int] | None) -> Cost:
     for step in ceiling.steps:  # the longest that so many tokens reach
         if input_tokens >= step.first:
             break
-    count = output_tokens * n
     if count and not step.output.priced:
         raise PriceNotFound(
             f"no price: {ceiling.price_id} has no output rate, so {count} output tokens have no bound"
@@ -157,15 +174,18 @@ class _Ceilings:
         end = start + _HORIZON_S
         edges = sorted({edge for sheet in self.sheets for edge in sheet.edges(start, end)})
         inside = [edge for edge in edges if start < edge <= end]
+        # The same prices overlap the hour until one of its ends meets a change.
+        since = [edge for edge in edges if edge <= start] + [edge - _HORIZON_S for edge in inside]
+        until = [edge - _HORIZON_S for edge in edges if edge > end] + inside
         found = tuple(_held(self.sheets, (start, *inside)))
+        return self.over(found, max(since, default=-1e18), min(until, default=1e18))
+
+    def over(self, found: tuple[Rates, ...], since: float, until: float) -> _Ceiling:
+        """Return the worst of these rates, which hold for calls that start in [since, until)."""
         firsts = sorted({band.first for rates in found for band in rates.bands}, reverse=True)
         return _Ceiling(
-            # The same prices overlap the hour until one of its ends meets a change.
-            since=max(
-                [edge for edge in edges if edge <= start] + [edge - _HORIZON_S for edge in inside],
-                default=-1e18,
-            ),
-            until=min([edge - _HORIZON_S for edge in edges if edge > end] + inside, default=1e18),
+            since=since,
+            until=until,
             rates=found,
             steps=tuple(self._step(first, found) for first in firsts),
             request_picos=max(band.request_picos for rates in found for band in rates.bands),
@@ -210,18 +230,9 @@ def _ceilings(
     others = sorted(modalities - {"text"})
     return _Ceilings(
         tuple(sheets),
-        (
-            "input_tokens",
-            "cache_read_tokens",
-            *(k for m in others for k in (f"input_{m}_tokens", f"cache_{m}_read_tokens")),
-        ),
+        (*_INPUTS, *(k for m in others for k in (f"input_{m}_tokens", f"cache_{m}_read_tokens"))),
         _WRITES[cache_writes if asked else "1h"],
-        (
-            "output_tokens",
-            "output_reasoning_tokens",
-            "output_citation_tokens",
-            *(f"output_{m}_tokens" for m in others),
-        ),
+        (*_OUTPUTS, *(f"output_{m}_tokens" for m in others)),
     )
 
 

@@ -13,7 +13,7 @@ from .sheet import PLAIN, ancestors, sheet
 from .tiers import check_region
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from maestro_core.types import Cost, CostLine
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .sheet import Band, Picos, Rates
 
-__all__ = ["price", "timestamp"]
+__all__ = ["price", "price_at", "timestamp", "to_nanos"]
 
 # Lines read like a bill: input, cache, output, then everything else.
 _ORDER = {kind.removesuffix("_tokens"): place for place, kind in enumerate(PLAIN)}
@@ -58,8 +58,16 @@ def price(
         check_region(usage.region if region is None else region)
     if tier is None:
         tier = usage.tier
-    rates = sheet(provider, model, tier).at(timestamp(at))
-    return _price_plain(usage, rates) or _price_by_kind(provider, usage, rates, at=at, tier=tier)
+
+    def rates_of(name: str | None) -> Rates:
+        return sheet(provider, name, tier).at(timestamp(at))
+
+    return price_at(usage, rates_of(model), rates_of)
+
+
+def price_at(usage: Usage, rates: Rates, rates_of: Callable[[str], Rates]) -> Cost:
+    """Return the price of usage at known rates; `rates_of` gives those of the other models that its lines name."""
+    return _price_plain(usage, rates) or _price_by_kind(usage, rates, rates_of)
 
 
 def _price_plain(usage: Usage, rates: Rates) -> Cost | None:
@@ -105,16 +113,10 @@ def to_nanos(picos: Picos) -> int:
     return nanos + (rest > half or (rest == half and nanos % 2 == 1))
 
 
-def _price_by_kind(
-    provider: str, usage: Usage, rates: Rates, *, at: datetime | None, tier: str | None
-) -> Cost:
+def _price_by_kind(usage: Usage, rates: Rates, rates_of: Callable[[str], Rates]) -> Cost:
     """Price usage of any kinds, in several lines if it has them."""
     parts = [(rates, part) for name, part in usage.lines if name is None]
-    parts += [
-        (sheet(provider, name, tier).at(timestamp(at)), part)
-        for name, part in usage.lines
-        if name is not None
-    ]
+    parts += [(rates_of(name), part) for name, part in usage.lines if name is not None]
     lines: list[CostLine] = []
     unpriced: dict[str, None] = {}
     for its_rates, part in parts or [(rates, usage)]:

@@ -21,11 +21,11 @@ from .names import find
 from .tiers import CONTEXTS, parse_tier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .names import Entry
 
-__all__ = ["PLAIN", "Band", "Picos", "Rate", "Rates", "Sheet", "ancestors", "sheet"]
+__all__ = ["PLAIN", "Band", "Picos", "Rate", "Rates", "Sheet", "ancestors", "flat_rates", "sheet"]
 
 Picos = int | Fraction
 
@@ -181,6 +181,18 @@ def sheet(provider: str, model: str | None, tier: str | None) -> Sheet:
     return Sheet(find(provider, model), parse_tier(tier))
 
 
+def flat_rates(price_id: str, model: str, picos: Mapping[str, Picos], *, free: bool = False) -> Rates:
+    """Return declared rates as a sheet that holds at any time and length; here a zero is a price.
+
+    Args:
+        price_id: What records say was used.
+        model: The model's name on the lines.
+        picos: Pico-dollars each, by kind of usage. A kind that is missing is billed as on any sheet, or unpriced.
+        free: Whether nothing is charged for anything.
+    """
+    return Rates(price_id, model, (_band_of(0, picos, free=free, parents=_parents(model.lower())),), free)
+
+
 @lru_cache(maxsize=1)
 def _units() -> dict[str, tuple[str, int, frozenset[tuple[str, str]]]]:
     """Return, by the name of a price, the kind it is for, how many units it buys, and what the kind is made of."""
@@ -265,22 +277,26 @@ def _band(first: int, prices: dict[str, Any], *, free: bool, parents: dict[str, 
             if first > step.start:
                 dollars = step.price
         picos = Fraction(dollars) * _PICOS_PER_USD / per
-        listed[kind] = picos.numerator if picos.denominator == 1 else picos
+        if picos:  # a zero on the sheet is no price; the reviewed list alone says what is free
+            listed[kind] = picos.numerator if picos.denominator == 1 else picos
+    return _band_of(first, listed, free=free, parents=parents)
+
+
+def _band_of(first: int, listed: Mapping[str, Picos], *, free: bool, parents: Mapping[str, str]) -> Band:
     rates = {kind: _rate(kind, listed, free=free, parents=parents) for kind in ancestors()}
     plain = tuple((rates[kind].kind, rates[kind].picos) if rates[kind].priced else None for kind in PLAIN)
     ordinary = not rates["output_reasoning_tokens"].own and "requests" not in listed
     return Band(first, rates, plain if ordinary else None, listed.get("requests", 0))
 
 
-def _rate(kind: str, listed: dict[str, Picos], *, free: bool, parents: dict[str, str]) -> Rate:
+def _rate(kind: str, listed: Mapping[str, Picos], *, free: bool, parents: Mapping[str, str]) -> Rate:
     line = kind.removesuffix("_tokens")
-    # A zero on the sheet is no price; the reviewed list alone says what is free.
     if free:
         return Rate(line, 0)
-    if listed.get(kind):
+    if kind in listed:
         return Rate(line, listed[kind])
     if parent := parents.get(kind):
         above = _rate(parent, listed, free=free, parents=parents)
         return Rate(above.kind, above.picos, own=False, priced=above.priced)
-    wider = (listed[other] for other in ancestors()[kind] if listed.get(other))
+    wider = (listed[other] for other in ancestors()[kind] if other in listed)
     return Rate(line, next(wider, 0), priced=False)

@@ -63,6 +63,7 @@ def check_region(name: str | None) -> None:
     """
     if name is not None and name.strip().lower() not in _HOME_REGIONS:
         raise PriceNotFound(
-            f"no price: the price book has no rates for region {name!r}; set a [[prices]] entry with its multiplier",
+            f"no price: the price book has no rates for region {name!r}; "
+            f'set a [[prices]] entry with region = "{name}" and its multiplier',
             ("global",),
         )

@@ -1,0 +1,333 @@
+"""What a call costs its user: the `prices` setting, what the provider says it billed, and the price book.
+
+At settle the first of these that says something wins: the user's own rates; the provider's own figure, where it is
+trusted; a discount or multiplier on the price book; the price book; what is assumed for models without a price.
+The same layers bound a call before it is sent, each at the dearest that may apply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from maestro_core.errors import PriceNotFound
+from maestro_core.money import NANOS_PER_USD, PICOS_PER_NANO
+from maestro_core.types import Cost, CostLine
+from maestro_core.usage.kinds import KINDS
+
+from .bound import worst_case, worst_case_at
+from .pricing import price, price_at, to_nanos
+from .sheet import flat_rates, sheet
+from .tiers import parse_tier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+    from decimal import Decimal
+
+    from maestro_core.usage import Usage
+
+    from .bound import CacheWrites
+    from .entries import PriceEntry
+    from .sheet import Rates
+
+__all__ = ["Layer", "Layers", "Priced", "Spent", "Worst"]
+
+Layer = Literal["plugin", "user", "provider", "contract", "book", "assumed"]
+
+# Who reports the money itself, and is right: OpenRouter bills its users by this number.
+_TRUSTED = frozenset({"openrouter"})
+# Clocks of machines and stores differ, and a provider bills by its own: a bound covers the days around.
+_SKEW = timedelta(hours=1)
+_TOKEN_KINDS = {kind: 0 for kind in KINDS if kind.endswith("_tokens")}
+_FEES = frozenset({"requests", "web_searches", "social_searches", "storage_searches", "code_executions"})
+_PICOS_PER_USD = NANOS_PER_USD * PICOS_PER_NANO
+_MS_PER_HOUR = 3_600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """A call that was made: what it used, and when and where.
+
+    Args:
+        provider: Provider id.
+        model: The model asked for.
+        usage: What was reported.
+        at: When it was made (aware).
+        tier: The service tier asked for; what the usage says was served comes first.
+        latency_ms: How long it took, if known.
+    """
+
+    provider: str
+    model: str
+    usage: Usage
+    at: datetime
+    tier: str | None = None
+    latency_ms: int | None = None
+
+    @property
+    def served_tier(self) -> str | None:
+        """The tier that the provider says it served, else the one asked for."""
+        return self.tier if self.usage.tier is None else self.usage.tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worst:
+    """A call that is about to be made: the most it can use."""
+
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    at: datetime
+    n: int = 1
+    tier: str | None = None
+    cache_writes: CacheWrites = "1h"
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """What a call costs.
+
+    Args:
+        cost: What the layer says; its `price_id` names the layer.
+        layer: Which one it was.
+        sheet_nanos: What the price book alone says, or None if it has no price.
+        estimated: Whether the amount rests on an assumption.
+    """
+
+    cost: Cost
+    layer: Layer
+    sheet_nanos: int | None
+    estimated: bool = False
+
+
+class Layers:
+    """The layers of one configuration. Safe to share between threads.
+
+    Args:
+        entries: The `prices` setting, in its order: of several that fit, the first one holds.
+    """
+
+    def __init__(self, entries: Sequence[PriceEntry] = ()) -> None:
+        calls = [entry for entry in entries if entry.kind != "tool"]
+        self._rates = [e for e in calls if e.kind != "factor" and not e.assumes]
+        self._factors = [e for e in calls if e.kind == "factor"]
+        self._assumed = [e for e in calls if e.assumes]
+        self._any = bool(calls)
+
+    def price(self, spent: Spent) -> Priced:
+        """Return what a call cost.
+
+        Raises:
+            PriceNotFound: If no layer has a price.
+        """
+        day = spent.at.astimezone(UTC).date()
+        book, missing = self._book(spent)
+        sheet_nanos = book.nanos if book else None
+        if entry := self._find(self._rates, spent, day):
+            return self._by_rates(entry, spent, "user", sheet_nanos)
+        if reported := _reported(spent, book):
+            return Priced(reported, "provider", sheet_nanos)
+        if entry := self._find(self._factors, spent, day):
+            try:
+                return Priced(_contract(entry, _standard(entry, spent)), "contract", sheet_nanos)
+            except PriceNotFound as error:
+                missing = error
+        elif book:
+            return Priced(book, "book", sheet_nanos)
+        if entry := self._find(self._assumed, spent, day):
+            return self._by_rates(entry, spent, "assumed", sheet_nanos)
+        raise missing or PriceNotFound(f"no price for {spent.model!r} of {spent.provider}")
+
+    def bound(self, worst: Worst) -> Cost:
+        """Return the most that a call can cost; rounded up.
+
+        Of entries that depend on the day, or on the region that will serve the call, the dearest counts.
+
+        Raises:
+            PriceNotFound: If one of the ways in which it may be priced has no bound.
+        """
+        at = worst.at.astimezone(UTC)
+        days = sorted({(at - _SKEW).date(), (at + _SKEW).date()}) if self._any else []
+        found, missing = _bounds([way for day in days for way in self._ways(worst, day)] or [None], worst)
+        if missing:
+            assumed, _ = _bounds(
+                [e for day in days for e in _candidates(self._assumed, worst, day)[0]], worst
+            )
+            if not assumed:
+                raise missing
+            found += assumed
+        return max(found, key=lambda cost: cost.nanos)
+
+    def _ways(self, worst: Worst, day: date) -> list[PriceEntry | None]:
+        """Return every entry that may price the call on a day; None is the price book."""
+        ways: list[PriceEntry | None] = []
+        rates, certain = _candidates(self._rates, worst, day)
+        ways += rates
+        if certain:
+            return ways
+        if _canonical(worst.provider) in _TRUSTED:
+            ways.append(None)  # what it reports knows nothing of our discounts
+        factors, certain = _candidates(self._factors, worst, day)
+        ways += factors
+        return ways if certain else [*ways, None]
+
+    def _book(self, spent: Spent) -> tuple[Cost | None, PriceNotFound | None]:
+        missing = None
+        # The model that answered decides the bill; the one asked for is the next best name for it.
+        for model in dict.fromkeys((spent.usage.model or spent.model, spent.model)):
+            try:
+                found = price(spent.provider, model, spent.usage, at=spent.at, tier=spent.served_tier)
+            except PriceNotFound as error:
+                missing = error
+            else:
+                return found, None
+        return None, missing
+
+    def _find(self, entries: Sequence[PriceEntry], spent: Spent, day: date) -> PriceEntry | None:
+        for model in dict.fromkeys((spent.model, spent.usage.model or spent.model)):
+            for entry in entries:
+                if entry.holds(day) and _fits(entry, spent) and entry.names(spent.provider, model):
+                    return entry
+        return None
+
+    def _by_rates(self, entry: PriceEntry, spent: Spent, layer: Layer, sheet_nanos: int | None) -> Priced:
+        if entry.kind == "hourly":
+            known = spent.latency_ms is not None
+            cost = _by_time(entry, spent.latency_ms if known else entry.timeout_s * 1000)  # type: ignore[arg-type]
+            return Priced(cost, layer, sheet_nanos, estimated=layer == "assumed" or not known)
+
+        def rates_of(name: str) -> Rates:
+            other = self._find(self._rates, replace(spent, model=name), spent.at.astimezone(UTC).date())
+            if other is not None and other.kind == "rates":
+                return _declared(other, name)
+            return sheet(spent.provider, name, spent.served_tier).at(spent.at.timestamp())
+
+        cost = price_at(spent.usage, _declared(entry, spent.model), rates_of)
+        return Priced(cost, layer, sheet_nanos, estimated=layer == "assumed")
+
+
+def _fits(entry: PriceEntry, spent: Spent) -> bool:
+    region = spent.usage.region
+    if entry.region is not None and (region is None or entry.region.lower() != region.strip().lower()):
+        return False
+    return entry.tier is None or _tier(spent.served_tier) == parse_tier(entry.tier)
+
+
+def _candidates(entries: Sequence[PriceEntry], worst: Worst, day: date) -> tuple[list[PriceEntry], bool]:
+    """Return the entries that may come to price a call, and whether one of them will.
+
+    Which region serves a call is not known before, nor the tier if "auto" is asked for.
+    """
+    tiers, found = _reachable(worst.tier), []
+    for entry in entries:
+        tier = None if entry.tier is None else parse_tier(entry.tier)
+        if (tier is None or tier in tiers) and entry.holds(day) and entry.names(worst.provider, worst.model):
+            found.append(entry)
+            if entry.region is None and (tier is None or len(tiers) == 1):
+                return found, True
+    return found, False
+
+
+def _bounds(ways: Sequence[PriceEntry | None], worst: Worst) -> tuple[list[Cost], PriceNotFound | None]:
+    """Return the bound of each way, and why the first one without a bound has none."""
+    found, missing = [], None
+    for way in dict.fromkeys(ways):
+        try:
+            found.append(_bound_of(way, worst))
+        except PriceNotFound as error:
+            missing = missing or error
+    return found, missing
+
+
+def _tier(name: str | None) -> str | None:
+    try:
+        return parse_tier(name)
+    except PriceNotFound:
+        return None
+
+
+def _reachable(tier: str | None) -> set[str | None]:
+    auto = tier is not None and tier.strip().lower() == "auto"
+    return {_tier(tier), "priority"} if auto else {_tier(tier)}
+
+
+def _reported(spent: Spent, book: Cost | None) -> Cost | None:
+    """Return what the provider says it billed, if that can be relied on."""
+    dollars: Decimal | None = spent.usage.provider_cost
+    if dollars is None or _canonical(spent.provider) not in _TRUSTED:
+        return None
+    if not dollars and (book is None or book.nanos or book.unpriced):
+        return None  # with a key of one's own, a zero says nothing about what the upstream provider bills
+    picos = Fraction(dollars) * _PICOS_PER_USD
+    return Cost(to_nanos(picos), (CostLine("reported", 1, _plain(picos), spent.model),), "provider")
+
+
+def _standard(entry: PriceEntry, spent: Spent) -> Cost:
+    """Return the price that a factor multiplies: at the standard tier and region, where the entry is for another."""
+    tier = "standard" if entry.tier is not None else spent.served_tier
+    # Without a region of its own an entry cannot know what an unknown region adds.
+    region = "global" if entry.region is not None else spent.usage.region
+    missing: PriceNotFound | None = None
+    for model in dict.fromkeys((spent.usage.model or spent.model, spent.model)):
+        try:
+            return price(spent.provider, model, spent.usage, at=spent.at, tier=tier, region=region)
+        except PriceNotFound as error:
+            missing = error
+    raise missing or PriceNotFound(f"no price for {spent.model!r} of {spent.provider}")
+
+
+def _contract(entry: PriceEntry, cost: Cost, *, up: bool = False) -> Cost:
+    lines = tuple(
+        line
+        if line.kind in _FEES and not entry.fees
+        else replace(line, picos_per_unit=_plain(line.picos_per_unit * entry.factor))
+        for line in cost.lines
+    )
+    total = sum(line.picos for line in lines)
+    nanos = int(-(-total // PICOS_PER_NANO)) if up else to_nanos(total)
+    return Cost(nanos, lines, f"{entry.label} of {cost.price_id}", cost.unpriced)
+
+
+def _by_time(entry: PriceEntry, latency_ms: int) -> Cost:
+    """Return what a call costs on a machine paid by the hour: its time, shared with the calls beside it."""
+    each = _plain(Fraction(entry.per_hour or 0) * _PICOS_PER_USD / _MS_PER_HOUR / entry.concurrency)
+    line = CostLine("milliseconds", latency_ms, each, entry.model or "")
+    return Cost(to_nanos(line.picos), (line,), entry.label)
+
+
+def _bound_of(entry: PriceEntry | None, worst: Worst) -> Cost:
+    if entry is None or entry.kind == "factor":
+        tier = "standard" if entry is not None and entry.tier is not None else worst.tier
+        most = worst_case(
+            worst.provider, worst.model, input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
+            n=worst.n, tier=tier, at=worst.at, cache_writes=worst.cache_writes,
+        )  # fmt: skip
+        return most if entry is None else _contract(entry, most, up=True)
+    if entry.kind == "hourly":
+        cost = _by_time(entry, entry.timeout_s * 1000)
+        return replace(cost, nanos=int(-(-cost.lines[0].picos // PICOS_PER_NANO)))
+    return worst_case_at(
+        _declared(entry, worst.model), input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
+        n=worst.n, cache_writes=worst.cache_writes,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _declared(entry: PriceEntry, model: str) -> Rates:
+    picos = entry.picos
+    if not picos.keys() & _TOKEN_KINDS.keys():  # a fee for each request is the whole price
+        picos = {**_TOKEN_KINDS, **picos}
+    return flat_rates(entry.label, model, picos, free=entry.free)
+
+
+def _canonical(provider: str) -> str:
+    return provider.strip().lower()
+
+
+def _plain(picos: int | Fraction) -> int | Fraction:
+    return picos.numerator if isinstance(picos, Fraction) and picos.denominator == 1 else picos
