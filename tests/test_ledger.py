@@ -605,6 +605,7 @@ def test_one_key_settled_by_many_threads_counts_once(ledger):
 VERBS = {
     "reserve": lambda ledger: ledger.reserve(hold()),
     "settle": lambda ledger: ledger.settle("k", paid(1)),
+    "correct": lambda ledger: ledger.correct("k", paid(1)),
     "release": lambda ledger: ledger.release("k", ""),
     "refuse": lambda ledger: ledger.refuse(hold(), {}),
     "presume": lambda ledger: ledger.presume(older_than_us=0),
@@ -663,3 +664,75 @@ def test_the_owner_of_a_hold_is_this_process(ledger):
     ledger.reserve(hold())
     ledger.reserve(replace(hold(), key="other"))
     assert len({h.owner for h in ledger.holds()}) == 1
+
+
+# --- correct
+
+
+def test_a_correction_adds_the_difference_everywhere(ledger):
+    ledger.declare([EVERYTHING, CUSTOMER_DAILY, AGENT])
+    settled = spend(ledger, 5 * USD, DEEP, usage={"input_tokens": 7}, price_id="old")
+    more = ledger.correct(settled.key, paid(6 * USD, price_id="new", price_book="book 2", sheet_nanos=9))
+    assert (more.kind, more.cost_nanos, more.calls, dict(more.usage)) == ("corrected", USD, 0, {})
+    assert (more.price_id, more.price_book, more.sheet_nanos) == ("new", "book 2", 9)
+    assert (more.at, more.model, more.attribution, more.held_nanos) == (settled.at, "gpt-5", DEEP, 5 * USD)
+    assert more.overrun
+    less = ledger.correct(settled.key, paid(2 * USD))
+    assert (less.cost_nanos, less.overrun) == (-4 * USD, False)
+    for meter in (EVERYTHING, CUSTOMER_DAILY, AGENT):
+        assert set(counters(ledger, meter).values()) == {(2 * USD, 0, 0)}
+    [row] = ledger.sums(("agent",))
+    assert (row.cost_nanos, row.calls, row.input_tokens) == (2 * USD, 1, 7)
+    assert [r.kind for r in ledger.records()] == ["settled", "corrected", "corrected"]
+    assert ledger.check() == []
+
+
+def test_correcting_to_what_is_known_writes_nothing(ledger):
+    settled = spend(ledger, 5)
+    assert ledger.correct(settled.key, paid(5)) == settled
+    corrected = ledger.correct(settled.key, paid(4))
+    assert ledger.correct(settled.key, paid(4)) == corrected
+    assert len(list(ledger.records())) == 2
+    assert ledger.settle(settled.key, paid(5)) == settled  # what was said first is still idempotent
+
+
+@pytest.mark.parametrize("held", [0, 5])
+def test_an_unpriced_call_becomes_priced_and_back(ledger, held):
+    reserved = ledger.reserve(hold(held))
+    ledger.settle(reserved.key, paid(held, unpriced=("*",), estimated_nanos=held))
+    for truth, expected in (
+        (paid(3), (3, 0, 0)),
+        (paid(3, unpriced=("audio",)), (3, 0, 1)),
+        (paid(8, estimated_nanos=8, unpriced=("*",)), (8, 8, 1)),
+        (paid(8), (8, 0, 0)),
+    ):
+        ledger.correct(reserved.key, truth)
+        [row] = ledger.sums(())
+        assert (row.cost_nanos, row.estimated_nanos, row.unpriced_calls, row.calls) == (*expected, 1)
+    assert ledger.check() == []
+
+
+@pytest.mark.parametrize("held", [0, 5])
+def test_a_late_truth_can_be_corrected_too(ledger, clock, held):
+    reserved = ledger.reserve(hold(held))
+    ledger.presume(keys=[reserved.key])
+    with pytest.raises(ReservationClosed):
+        ledger.correct(reserved.key, paid(1))  # it may still be settled
+    late = ledger.settle(reserved.key, paid(7))
+    clock.now += 30 * HOUR_US
+    assert ledger.correct(reserved.key, paid(2)).cost_nanos == -5
+    assert ledger.settle(reserved.key, paid(7)) == late
+    [row] = ledger.sums(())
+    assert (row.cost_nanos, row.calls, row.unpriced_calls) == (2, 1, 0)
+    assert ledger.check() == []
+
+
+def test_only_a_settled_call_can_be_corrected(ledger):
+    open_, released = hold(), hold()
+    for each in (open_, released):
+        ledger.reserve(each)
+    ledger.release(released.key, "429")
+    refused = ledger.refuse(hold(), {})
+    for key in ("unknown", open_.key, released.key, refused.key):
+        with pytest.raises(ReservationClosed, match="not settled"):
+            ledger.correct(key, paid(1))

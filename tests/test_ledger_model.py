@@ -47,6 +47,7 @@ class Call:
     model: str
     state: str = "held"  # held | presumed | settled | released
     truth: int = 0
+    said: int = 0  # when it was settled, before corrections
 
     @property
     def counted(self):
@@ -177,7 +178,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tick()
         call = self.model.calls[key]
         settlement = Settlement(cost_nanos=truth, usage={"input_tokens": truth})
-        if call.state == "released" or (call.state == "settled" and call.truth != truth):
+        if call.state == "released" or (call.state == "settled" and call.said != truth):
             with pytest.raises(ReservationClosed):
                 self.ledger.settle(key, settlement)
             return
@@ -186,14 +187,29 @@ class LedgerMachine(RuleBasedStateMachine):
         assert kind in (None, record.kind)
         assert record.overrun == (truth > call.amount)
         assert to_micros(record.at) == call.at
-        call.state, call.truth = "settled", truth
+        if kind:
+            call.state, call.truth, call.said = "settled", truth, truth
+
+    @rule(key=keys, truth=st.integers(0, 120))
+    def correct(self, key, truth):
+        self.tick()
+        call = self.model.calls[key]
+        if call.state != "settled":
+            with pytest.raises(ReservationClosed):
+                self.ledger.correct(key, Settlement(cost_nanos=truth))
+            return
+        before = len(list(self.ledger.records()))
+        record = self.ledger.correct(key, Settlement(cost_nanos=truth))
+        assert to_micros(record.at) == call.at
+        assert len(list(self.ledger.records())) - before == (truth != call.truth)
+        call.truth = truth
 
     @rule(key=keys)
     def settle_twice(self, key):
         call = self.model.calls[key]
         if call.state == "settled":
             self.tick()
-            settlement = Settlement(cost_nanos=call.truth)
+            settlement = Settlement(cost_nanos=call.said)
             assert self.ledger.settle(key, settlement) == self.ledger.settle(key, settlement)
 
     @rule(key=keys)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from maestro_core.clock import to_micros
+
 from ._queries import open_holds
 from ._reports import spends
 from ._rows import insert_meter, packed_values, read_meters
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from maestro_core.types import Hold, Meter, OpenHold
+    from maestro_core.types import Hold, Meter, OpenHold, Record
 
 __all__ = ["Counters"]
 
@@ -87,6 +89,11 @@ class Counters:
         if at_us == hold.at_us:  # else that attempt came to nothing, and a later one made the hold
             return places
         return charged(self._counted, hold.attribution, hold.provider, hold.model, hold.at_us)
+
+    def places_at(self, record: Record) -> list[Place]:
+        """Return every place where a record's call is counted."""
+        at_us = to_micros(record.at)
+        return charged(self._counted, record.attribution, record.provider, record.model, at_us)
 
     def read(self, connection: sqlite3.Connection, places: Iterable[Place]) -> list[tuple[int, int, int]]:
         """Return the counter of each place; zeros where nothing was counted yet."""

@@ -23,7 +23,7 @@ _PATIENCE_S = 5.0
 _APPLICATION_ID = 0x4D535452  # "MSTR", so that a file of another application is not taken for a ledger
 
 # Each step takes the schema from its place in the list to the next version; steps are only ever added.
-_STEPS = ("schema.sql",)
+_STEPS = ("schema.sql", "schema_2.sql")
 
 # By the start of SQLite's name of the error (https://www.sqlite.org/rescode.html): what is wrong and what to do.
 _FIXES = {

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
     from maestro_core.types import OpenHold, Record
 
-__all__ = ["find_closing", "find_hold", "find_refusal", "is_closed", "open_holds", "read_page", "span"]
+__all__ = [
+    "find_closing",
+    "find_hold",
+    "find_refusal",
+    "find_rows",
+    "is_closed",
+    "open_holds",
+    "read_page",
+    "span",
+]
 
 _HOLDS = f"SELECT {HOLD_COLUMNS} FROM holds JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
 _RECORDS = f"SELECT {RECORD_COLUMNS} FROM journal JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
@@ -31,9 +40,16 @@ def open_holds(connection: sqlite3.Connection) -> list[OpenHold]:
 
 
 def find_closing(connection: sqlite3.Connection, key: str) -> Record | None:
-    """Return the record that settled, corrected or released a key."""
-    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind IN {_CLOSING}", (key,)).fetchone()
+    """Return the record that first settled, corrected or released a key."""
+    row = connection.execute(
+        f"{_RECORDS} WHERE key = ? AND kind IN {_CLOSING} ORDER BY seq LIMIT 1", (key,)
+    ).fetchone()
     return record_of(row) if row else None
+
+
+def find_rows(connection: sqlite3.Connection, key: str) -> list[Record]:
+    """Return everything that the journal says of a key, in the order it was written."""
+    return [record_of(row) for row in connection.execute(f"{_RECORDS} WHERE key = ? ORDER BY seq", (key,))]
 
 
 def find_refusal(connection: sqlite3.Connection, key: str) -> Record | None:

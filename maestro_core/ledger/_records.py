@@ -9,9 +9,21 @@ from maestro_core.errors import ReservationClosed
 from maestro_core.types import Hold, OpenHold, Record, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["numbers", "presumed", "refused", "released", "repeated_release", "repeated_settle", "settled"]
+__all__ = [
+    "corrected",
+    "numbers",
+    "presumed",
+    "refused",
+    "released",
+    "repeated_release",
+    "repeated_settle",
+    "settled",
+]
+
+# In the detail of a correction: whether the call had been counted as unpriced, which the row then takes back.
+_WAS_UNPRICED = "was_unpriced"
 
 
 def settled(hold: OpenHold, truth: Settlement, *, seq: int, now_us: int) -> Record:
@@ -42,6 +54,48 @@ def settled(hold: OpenHold, truth: Settlement, *, seq: int, now_us: int) -> Reco
         unpriced=truth.unpriced,
         overrun=truth.cost_nanos > hold.amount_nanos,
         detail=detail,
+    )
+
+
+def corrected(key: str, rows: Sequence[Record], truth: Settlement, *, seq: int, now_us: int) -> Record:
+    """Return the row that brings a settled call to another cost, or its last row if that says the same already.
+
+    Args:
+        key: The call's identity.
+        rows: All that the journal says of it, in order.
+        truth: What the call came to, in whole; the row has the difference. Its usage is not counted again.
+        seq: The new row's number.
+        now_us: The store's time.
+
+    Raises:
+        ReservationClosed: If the call was not settled, or was released.
+    """
+    kinds = {row.kind for row in rows}
+    if not kinds & {"settled", "corrected"} or "released" in kinds:
+        raise ReservationClosed(f"reservation {key} was not settled, so its cost cannot be corrected")
+    cost, _, _, _, estimated, unpriced = (sum(column) for column in zip(*map(numbers, rows), strict=True))
+    known = (truth.cost_nanos, truth.estimated_nanos, int(bool(truth.unpriced)))
+    if known == (cost, estimated, unpriced):
+        return rows[-1]
+    last = rows[-1]
+    return Record(
+        seq=seq,
+        kind="corrected",
+        key=key,
+        at=last.at,
+        written_at=from_micros(now_us),
+        provider=last.provider,
+        model=last.model,
+        attribution=last.attribution,
+        cost_nanos=truth.cost_nanos - cost,
+        held_nanos=last.held_nanos,
+        estimated_nanos=truth.estimated_nanos - estimated,
+        sheet_nanos=truth.sheet_nanos,
+        price_id=truth.price_id,
+        price_book=truth.price_book,
+        unpriced=truth.unpriced,
+        overrun=truth.cost_nanos > last.held_nanos,
+        detail={**truth.detail, _WAS_UNPRICED: bool(unpriced)},
     )
 
 
@@ -103,8 +157,11 @@ def refused(hold: Hold, detail: Mapping[str, Any], *, seq: int, now_us: int) -> 
 def numbers(record: Record) -> tuple[int, int, int, int, int, int]:
     """Return what a row adds to a report, in the order of `Sum`: cost, calls, input, output, estimated, unpriced."""
     unpriced = int(bool(record.unpriced))
+    counted = record.detail.get(_WAS_UNPRICED)
     undoes_presumed = record.kind == "corrected" or record.calls < 0
-    if undoes_presumed and not record.held_nanos:
+    if counted is not None:
+        unpriced -= counted  # a later correction says what it found
+    elif undoes_presumed and not record.held_nanos:
         unpriced -= 1  # the presumed row of a hold of nothing counted the call as unpriced
     return (
         record.cost_nanos,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from maestro_core.caps import window
-from maestro_core.clock import Clock, SystemClock
+from maestro_core.clock import Clock, SystemClock, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
 
@@ -114,6 +114,28 @@ class MemoryLedger:
                 return _records.repeated_settle(key, self._closing.get(key), settlement)
             record = _records.settled(opened.hold, settlement, seq=len(self._journal) + 1, now_us=now_us)
             self._close_hold(opened, record, settlement.cost_nanos)
+            return record
+
+    def correct(self, key: str, truth: Settlement) -> Record:
+        """Journal that a settled call cost something else, as the difference; its rows stay as they are.
+
+        Correcting to what the journal says already returns the call's last row.
+
+        Raises:
+            ReservationClosed: If the key is unknown, still open, or was released.
+        """
+        with self._lock:
+            now_us, seq = self._now_us(), len(self._journal) + 1
+            rows = [record for _, record in self._journal if record.key == key]
+            record = _records.corrected(key, rows, truth, seq=seq, now_us=now_us)
+            if record.seq == seq:
+                at_us = to_micros(record.at)
+                for place in charged(
+                    self._counted.values(), record.attribution, record.provider, record.model, at_us
+                ):
+                    _, counter = self._buckets.setdefault(place.key, (place, [0, 0, 0]))
+                    counter[0] += record.cost_nanos
+                self._journal.append((at_us, record))
             return record
 
     def release(self, key: str, reason: str) -> Record:

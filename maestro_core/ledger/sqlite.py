@@ -15,7 +15,16 @@ from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refu
 from . import _records, _reports
 from ._counters import Counters
 from ._database import Database
-from ._queries import find_closing, find_hold, find_refusal, is_closed, open_holds, read_page, span
+from ._queries import (
+    find_closing,
+    find_hold,
+    find_refusal,
+    find_rows,
+    is_closed,
+    open_holds,
+    read_page,
+    span,
+)
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
 from ._rules import admit, differences, fitted, rebuild
 from ._totals import Totals
@@ -112,6 +121,22 @@ class SQLiteLedger:
                 return _records.repeated_settle(key, find_closing(connection, key), settlement)
             record = _records.settled(opened, settlement, seq=seq, now_us=now_us)
             self._close_hold(connection, opened, record, settlement.cost_nanos)
+            return record
+
+    def correct(self, key: str, truth: Settlement) -> Record:
+        """Journal that a settled call cost something else, as the difference; its rows stay as they are.
+
+        Correcting to what the journal says already returns the call's last row.
+
+        Raises:
+            ReservationClosed: If the key is unknown, still open, or was released.
+        """
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            record = _records.corrected(key, find_rows(connection, key), truth, seq=seq, now_us=now_us)
+            if record.seq == seq:
+                self._counters.add(connection, self._counters.places_at(record), (record.cost_nanos, 0, 0))
+                insert_record(connection, record, self._attributions.find(connection, record.attribution))
             return record
 
     def release(self, key: str, reason: str) -> Record:

@@ -286,6 +286,16 @@ class Ledger(Protocol):
         """
         ...
 
+    def correct(self, key: str, truth: Settlement) -> Record:
+        """Journal that a settled call cost something else, as the difference; its rows stay as they are.
+
+        Correcting to what the journal says already returns the call's last row.
+
+        Raises:
+            ReservationClosed: If the key is unknown, still open, or was released.
+        """
+        ...
+
     def release(self, key: str, reason: str) -> Record:
         """Give the held money back and journal why. Releasing again returns the first record.
 
