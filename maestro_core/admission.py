@@ -12,6 +12,7 @@ from .caps import charges, matches
 from .clock import from_micros
 from .errors import CapExceeded, LedgerError, LedgerUnavailable, MaestroError, PriceNotFound
 from .fitting import Outputs, fit, tokens_for
+from .grants import Grants
 from .latches import Latches
 from .quote import Quotes, ceiling_tokens
 from .types import UNATTRIBUTED, Attribution, Bucket, Call, Hold, Refused, Reservation
@@ -45,6 +46,7 @@ class Request:
     bound: Cost | None
     hold: Hold
     names: frozenset[BucketName]
+    keeps_last: bool = False
 
 
 class Admission:
@@ -54,6 +56,7 @@ class Admission:
         self.quotes = Quotes(manager)
         self.line = Line()
         self.latches = Latches()
+        self.grants = Grants(ledger)
         self.outputs = Outputs()
         self._settings = settings
         self._plugins = manager
@@ -93,14 +96,12 @@ class Admission:
             provider=call.provider,
             model=call.model,
             attribution=call.attribution,
-            limits=tuple((meter, cap.limit_nanos) for cap, meter in caps),
             fit=self._fit(call, bound) if fits and bound and caps else None,
         )
-        if keeps_last:
-            hold = replace(hold, limits=tuple(_less_last(hold, meter, limit) for meter, limit in hold.limits))
+        hold = self._limited(hold, caps, keeps_last=keeps_last)
         charged = charges([meter for _, meter in caps], call.attribution, call.provider, call.model)
         names = frozenset((meter.id, values) for meter, values in charged)
-        request = Request(call, caps, bound, hold, names)
+        request = Request(call, caps, bound, hold, names, keeps_last)
         if not last:
             self._check_latch(request)
         if bound:
@@ -122,6 +123,9 @@ class Admission:
             hold = replace(hold, fit=replace(hold.fit, rest=True))
         try:
             outcome = self._ledger.reserve(hold)
+            if isinstance(outcome, Refused) and outcome.spent and self._let_go_on(request):
+                hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
+                outcome = self._ledger.reserve(hold)
         except LedgerUnavailable as error:
             if request.caps and not self._spool.allow(hold.amount_nanos):
                 raise
@@ -143,7 +147,9 @@ class Admission:
         bucket = refused.bucket
         found = [cap for cap, meter in request.caps if meter == bucket.meter]
         cap = min(found, key=lambda cap: cap.limit_nanos)
-        error = refusal.from_ledger(refused, cap, request.call)
+        run = request.call.attribution.dimensions.get("run")
+        limit_nanos = self.grants.limit(run, bucket.meter, cap.limit_nanos)
+        error = refusal.from_ledger(refused, cap, request.call, limit_nanos=limit_nanos)
         if error.reason == "spent":
             self.latches.add(request.call, refused, error)
         self._raise(request, error)
@@ -181,6 +187,11 @@ class Admission:
             if fitted is None or answered < fitted:  # one that was cut would make the next holds ever smaller
                 self.outputs.add(call, answered)
         self.line.closed(reservation.key)
+
+    def resume(self, run: str, key: str, *, add_nanos: int, by: str | None, reason: str | None) -> None:
+        """Let a run go on that was told that its money is spent, with so much more in the caps that are its own."""
+        self.grants.give(run, key, add_nanos=add_nanos, by=by, reason=reason)
+        self.latches.lift(run)
 
     def closed(self, key: str) -> None:
         """A reservation is released or presumed: whoever waits for its money looks again."""
@@ -245,7 +256,7 @@ class Admission:
 
     def _check_latch(self, request: Request) -> None:
         first = self.latches.find(request.call, request.names, request.hold.limits, self._ledger.now_us)
-        if first is not None:
+        if first is not None and not self._let_go_on(request):
             self._raise(request, refusal.latched(first, request.call))
 
     def _check_ceiling(self, request: Request, bound: Cost) -> None:
@@ -268,6 +279,22 @@ class Admission:
             _log.exception("a refusal could not be journalled")
         plugins.observe(self._plugins, "maestro_refused", call=request.call, error=error)
         raise error
+
+    def _limited(self, hold: Hold, caps: Sequence[tuple[Cap, Meter]], *, keeps_last: bool) -> Hold:
+        """Return a hold with the limits as they are now: raised by grants, less what is kept for a last answer."""
+        run = hold.attribution.dimensions.get("run")
+        limits = [(meter, self.grants.limit(run, meter, cap.limit_nanos)) for cap, meter in caps]
+        if keeps_last:
+            limits = [_less_last(hold, meter, limit) for meter, limit in limits]
+        return replace(hold, limits=tuple(limits))
+
+    def _let_go_on(self, request: Request) -> bool:
+        """Return whether a person has let the run go on since it was refused, here or in another process."""
+        run = request.call.attribution.dimensions.get("run")
+        if not self.grants.reload(run):
+            return False
+        self.latches.lift(run or "")
+        return True
 
     # -- small helps ----------------------------------------------------------------------------------------------
 

@@ -11,12 +11,13 @@ from . import plugins, queries
 from .admission import Admission
 from .doors import Doors
 from .ledger import open_ledger
+from .money import Dollars, parse_usd
 from .open_call import OpenCall
 from .runs import Runs
 from .settings import Settings
 from .spool import Spool
 from .telemetry import Telemetry
-from .types import Call, Refused
+from .types import Call, Refused, new_key
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -193,6 +194,23 @@ class Maestro:
             LookupError: If the ledger has no call of that run.
         """
         return queries.tree(run_id, self.ledger.records(run=run_id))
+
+    def resume(
+        self, run_id: str, *, add: Dollars | None = None, by: str | None = None, reason: str | None = None
+    ) -> None:
+        """Let a run go on after it was told that its money is spent; journalled.
+
+        Args:
+            run_id: The run, as `CapExceeded.attribution.dimensions["run"]` has it.
+            add: US dollars by which the caps of this run alone (`per="run"`) are raised; other caps stay.
+            by: Who decided it.
+            reason: Why.
+
+        Raises:
+            ValueError: For a malformed amount.
+        """
+        add_nanos = parse_usd(add, name="add") if add is not None else 0
+        self.admission.resume(run_id, new_key(), add_nanos=add_nanos, by=by, reason=reason)
 
     def close(self) -> None:
         """Deliver what is pending and release the ledger; also done at exit."""

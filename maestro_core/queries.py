@@ -152,6 +152,8 @@ def tree(run_id: str, records: Iterable[Record]) -> Tree:
     empty = True
     for record in records:
         empty = False
+        if record.kind == "granted":
+            continue
         node = root
         for kind, name in record.attribution.path:
             node = node.child(kind, name)

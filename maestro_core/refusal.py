@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["above_ceiling", "cut", "from_ledger", "latched", "too_small"]
 
 
-def from_ledger(refused: Refused, cap: Cap, call: Call) -> CapExceeded:
-    """Return the error for a ledger's refusal: `spent` if the money is gone, `held` if other calls only hold it."""
+def from_ledger(refused: Refused, cap: Cap, call: Call, *, limit_nanos: int) -> CapExceeded:
+    """Return the error for a ledger's refusal: `spent` if the money is gone, `held` if other calls only hold it.
+
+    `limit_nanos` is the cap's limit with what was granted to the run; the ledger was asked with less, where something
+    is kept for a last answer.
+    """
     bucket, needed = refused.bucket, refused.needed_nanos
     reason: Reason = "spent" if refused.spent else "held"
     presumed = f" + presumed {format_usd(bucket.presumed)}" if bucket.presumed else ""
     held = f" + held {format_usd(bucket.held)}" if bucket.held else ""
-    kept = cap.limit_nanos - refused.limit_nanos
+    kept = limit_nanos - refused.limit_nanos
     last = f" + {format_usd(kept)} kept for a last answer" if kept else ""
     return _error(
         f"cap exceeded ({reason}): {bucket.label}: spent {format_usd(bucket.spent)}{presumed}{held}"
-        f" + this call up to {format_usd(needed)}{last} > {format_usd(cap.limit_nanos)}{_resets(bucket)}",
+        f" + this call up to {format_usd(needed)}{last} > {format_usd(limit_nanos)}{_resets(bucket)}",
         reason, cap, bucket, call, needed,
     )  # fmt: skip
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
@@ -14,6 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers.context import register_configure_hook
 
 from maestro_core import CapExceeded, Maestro
+from maestro_core.money import parse_usd
 from maestro_core.types import Attribution, new_key
 
 from ._convert import dimensions, may_retry, retry_pause_s
@@ -114,15 +116,19 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     ) -> ModelResponse[Any] | AIMessage:
         """Reserve, send, settle; at a cap, leave as `exit_behavior` says."""
         passage = self._passage(request)
-        try:
-            return self._send(passage, handler)
-        except CapExceeded as error:
-            for last in self._last_passages(passage):
-                try:
-                    return _spoken(self._send(last, handler, last=True))
-                except CapExceeded:
-                    continue
-            return self._leave(passage, error)
+        for asked in itertools.count(1):
+            try:
+                return self._send(passage, handler)
+            except CapExceeded as error:
+                if self._pauses(error):
+                    if self._ask(passage, error, asked):
+                        continue
+                    return _farewell(error)
+                for last in self._last_passages(passage):
+                    with suppress(CapExceeded):
+                        return _spoken(self._send(last, handler, last=True))
+                return self._leave(passage, error)
+        raise AssertionError  # a count has no end
 
     async def awrap_model_call(
         self,
@@ -131,15 +137,19 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     ) -> ModelResponse[Any] | AIMessage:
         """As `wrap_model_call`; waits without blocking the event loop."""
         passage = self._passage(request)
-        try:
-            return await self._asend(passage, handler)
-        except CapExceeded as error:
-            for last in self._last_passages(passage):
-                try:
-                    return _spoken(await self._asend(last, handler, last=True))
-                except CapExceeded:
-                    continue
-            return self._leave(passage, error)
+        for asked in itertools.count(1):
+            try:
+                return await self._asend(passage, handler)
+            except CapExceeded as error:
+                if self._pauses(error):
+                    if self._ask(passage, error, asked):
+                        continue
+                    return _farewell(error)
+                for last in self._last_passages(passage):
+                    with suppress(CapExceeded):
+                        return _spoken(await self._asend(last, handler, last=True))
+                return self._leave(passage, error)
+        raise AssertionError
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
         """Tell the calls inside a tool whom they are for."""
@@ -275,10 +285,42 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     def _leave(self, passage: _Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
         if self._exit == "error" or passage.inner or self._exit == "interrupt":
             raise _as_langchain(error)
-        partial = f"{error.partial}\n\n" if error.partial else ""
-        return AIMessage(
-            f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}}
+        return _farewell(error)
+
+    def _pauses(self, error: CapExceeded) -> bool:
+        # Without a checkpointer langgraph would pause quietly, and nobody could ever resume.
+        saved = _config().get("configurable", {}).get("__pregel_checkpointer") is not None
+        return self._exit == "interrupt" and saved and error.reason != "held"
+
+    def _ask(self, passage: _Passage, error: CapExceeded, asked: int) -> bool:
+        """Pause the graph for a person; return whether the run goes on, with the money that was granted.
+
+        langgraph runs the node again from the top after a resume and replays the answers so far, so a grant is keyed by
+        the node's run and the ordinal of the question: it counts once.
+        """
+        from langgraph.types import interrupt
+
+        run = passage.call.attribution.dimensions.get("run", "")
+        answer = interrupt(
+            {"reason": str(error), "run": run, "needed": str(error.needed), "bucket": error.bucket}
         )
+        if answer == "end":
+            return False
+        if not isinstance(answer, dict) or not answer.keys() <= {"add", "by", "reason"}:
+            raise ValueError(
+                f'resume={answer!r}: answer {{"add": "0.50"}} (US dollars; "by", "reason" may follow) or "end"'
+            )
+        namespace = _config().get("configurable", {}).get("checkpoint_ns", "")
+        add = parse_usd(answer.get("add", 0), name="add")
+        self.maestro.admission.resume(
+            run, f"{namespace}#{asked}", add_nanos=add, by=answer.get("by"), reason=answer.get("reason")
+        )
+        return True
+
+
+def _farewell(error: CapExceeded) -> AIMessage:
+    partial = f"{error.partial}\n\n" if error.partial else ""
+    return AIMessage(f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}})
 
 
 def _as_langchain(error: CapExceeded) -> LangChainCapExceeded:

@@ -12,8 +12,10 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware, ToolRetryMiddleware
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
-from maestro_core import Cap, CapExceeded
+from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware
 
@@ -350,8 +352,6 @@ def test_a_run_that_was_refused_is_latched_and_others_go_on(provider, openai, ma
     maestro = make_maestro(caps=[Cap("0.005", per="run")])
     handler = MaestroCallbackHandler(maestro)
     agent = loop_agent(openai(max_tokens=300), maestro, "error")
-    from maestro_core import attribution
-
     with attribution(run="first"):
         with pytest.raises(CapExceeded) as caught:
             agent.invoke(ASK, {"recursion_limit": 200})
@@ -424,3 +424,69 @@ async def test_a_fan_out_inside_one_agent_is_served(provider, openai, make_maest
         await boss.ainvoke(BRIEF)
     assert_sound(maestro, provider, 14 * one)
     assert len(provider.requests) >= 12
+
+
+# -- a person decides -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("ledger", ["memory:", "sqlite:///pause.db"])
+async def test_interrupt_pauses_and_goes_on_with_its_spend(mode, ledger, provider, openai, make_maestro):
+    provider.reply = looping
+    maestro = make_maestro(ledger=ledger, caps=[Cap("0.005", per="run"), Cap("1")])
+    middleware = [MaestroMiddleware(maestro, exit_behavior="interrupt")]
+    agent = create_agent(
+        openai(max_tokens=300), [search], middleware=middleware, checkpointer=InMemorySaver()
+    )
+    config = {"configurable": {"thread_id": "t"}, "recursion_limit": 200}
+
+    async def go(value):
+        return agent.invoke(value, config) if mode == "invoke" else await agent.ainvoke(value, config)
+
+    paused = await go(ASK)
+    (question,) = paused["__interrupt__"]
+    assert question.value["reason"].startswith("cap exceeded (spent): run=")
+    before = len(provider.requests)
+    paused = await go(Command(resume={"add": 0}))  # nothing granted: it asks again
+    assert len(provider.requests) == before
+    paused = await go(Command(resume={"add": "0.002", "by": "ann", "reason": "worth it"}))
+    assert paused["__interrupt__"]
+    assert len(provider.requests) > before
+    assert_sound(maestro, provider, 7_000_000)
+    assert len({record.run for record in maestro.ledger.records()}) == 1
+    granted = [record.detail for record in maestro.ledger.records() if record.kind == "granted"]
+    assert [detail["add_nanos"] for detail in granted] == [0, 2_000_000]
+    after = len(provider.requests)
+    done = await go(Command(resume="end"))
+    assert done["messages"][-1].text.startswith("Stopped: cap exceeded")
+    assert len(provider.requests) == after
+
+
+async def test_a_bad_answer_names_the_good_ones(provider, openai, make_maestro):
+    provider.reply = looping
+    maestro = make_maestro(caps=[Cap("0.004", per="run")])
+    middleware = [MaestroMiddleware(maestro, exit_behavior="interrupt")]
+    agent = create_agent(
+        openai(max_tokens=300), [search], middleware=middleware, checkpointer=InMemorySaver()
+    )
+    config = {"configurable": {"thread_id": "t"}, "recursion_limit": 200}
+    agent.invoke(ASK, config)
+    with pytest.raises(ValueError, match=re.escape('answer {"add": "0.50"}')):
+        agent.invoke(Command(resume="go on"), config)
+
+
+def test_resume_lifts_the_latch_and_raises_only_that_runs_caps(provider, openai, make_maestro, tmp_path):
+    """Granted in one process, obeyed in another: the grant is in the journal."""
+    provider.reply = looping
+    url = f"sqlite:///{tmp_path}/resume.db"
+    maestro, other = (make_maestro(ledger=url, caps=[Cap("0.005", per="run")]) for _ in range(2))
+    agent = loop_agent(openai(max_tokens=300), maestro, "error")
+    with attribution(run="r1"), pytest.raises(CapExceeded):
+        agent.invoke(ASK, {"recursion_limit": 200})
+    before = len(provider.requests)
+    other.resume("r1", add="0.003", by="ann")
+    with attribution(run="r1"), pytest.raises(CapExceeded) as caught:
+        agent.invoke(ASK, {"recursion_limit": 200})
+    assert "> $0.008" in str(caught.value)
+    assert len(provider.requests) > before
+    assert_sound(maestro, provider, 8_000_000)

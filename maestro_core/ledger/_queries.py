@@ -9,12 +9,12 @@ from ._rows import HOLD_COLUMNS, RECORD_COLUMNS, hold_of, record_of
 if TYPE_CHECKING:
     import sqlite3
 
-    from maestro_core.types import OpenHold, Record
+    from maestro_core.types import Kind, OpenHold, Record
 
 __all__ = [
     "find_closing",
     "find_hold",
-    "find_refusal",
+    "find_note",
     "find_rows",
     "is_closed",
     "open_holds",
@@ -52,16 +52,16 @@ def find_rows(connection: sqlite3.Connection, key: str) -> list[Record]:
     return [record_of(row) for row in connection.execute(f"{_RECORDS} WHERE key = ? ORDER BY seq", (key,))]
 
 
-def find_refusal(connection: sqlite3.Connection, key: str) -> Record | None:
-    """Return the record of a key's refusal."""
-    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind = 'refused'", (key,)).fetchone()
+def find_note(connection: sqlite3.Connection, key: str, kind: Kind) -> Record | None:
+    """Return the record of a key that moved no money: its refusal, or its grant."""
+    row = connection.execute(f"{_RECORDS} WHERE key = ? AND kind = ?", (key, kind)).fetchone()
     return record_of(row) if row else None
 
 
 def is_closed(connection: sqlite3.Connection, key: str) -> bool:
     """Return whether a key was settled, corrected or released; from the index alone, because every call asks."""
     kinds = connection.execute("SELECT kind FROM journal WHERE key = ?", (key,)).fetchall()
-    return any(kind not in ("presumed", "refused") for (kind,) in kinds)
+    return any(kind not in ("presumed", "refused", "granted") for (kind,) in kinds)
 
 
 def span(

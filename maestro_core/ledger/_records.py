@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_core.clock import from_micros
 from maestro_core.errors import ReservationClosed
-from maestro_core.types import Hold, OpenHold, Record, Settlement
+from maestro_core.types import Attribution, Hold, OpenHold, Record, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
     "corrected",
+    "granted",
     "numbers",
     "presumed",
     "refused",
@@ -151,6 +152,22 @@ def refused(hold: Hold, detail: Mapping[str, Any], *, seq: int, now_us: int) -> 
         model=hold.model,
         attribution=hold.attribution,
         detail={"needed_nanos": hold.amount_nanos, **detail},
+    )
+
+
+def granted(key: str, run: str, detail: Mapping[str, Any], *, seq: int, now_us: int) -> Record:
+    """Return the row of a run that a person let go on."""
+    at = from_micros(now_us)
+    return Record(
+        seq=seq,
+        kind="granted",
+        key=key,
+        at=at,
+        written_at=at,
+        provider="",
+        model="",
+        attribution=Attribution({"run": run}),
+        detail=detail,
     )
 
 

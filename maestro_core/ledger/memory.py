@@ -63,6 +63,7 @@ class MemoryLedger:
         self._journal: list[tuple[int, Record]] = []
         self._closing: dict[str, Record] = {}
         self._refusals: dict[str, Record] = {}
+        self._grants: dict[str, Record] = {}
 
     def now_us(self) -> int:
         """Return the latest time seen, in microseconds; it never goes back."""
@@ -161,6 +162,17 @@ class MemoryLedger:
             if record is None:
                 record = _records.refused(hold, detail, seq=len(self._journal) + 1, now_us=now_us)
                 self._refusals[hold.key] = record
+                self._journal.append((now_us, record))
+            return record
+
+    def grant(self, key: str, run: str, detail: Mapping[str, Any]) -> Record:
+        """Journal that a person let a run go on; again with the same key is the same grant."""
+        with self._lock:
+            now_us = self._now_us()
+            record = self._grants.get(key)
+            if record is None:
+                record = _records.granted(key, run, detail, seq=len(self._journal) + 1, now_us=now_us)
+                self._grants[key] = record
                 self._journal.append((now_us, record))
             return record
 

@@ -55,7 +55,7 @@ CREATE TABLE holds (
 -- What happened, for ever. Amounts are what each row adds, so sums over any rows are right.
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,               -- settled | released | presumed | corrected | refused
+    kind TEXT NOT NULL,               -- settled | released | presumed | corrected | refused | granted
     key TEXT NOT NULL,
     reserved_at_us INTEGER NOT NULL,  -- decides window and report
     written_at_us INTEGER NOT NULL,

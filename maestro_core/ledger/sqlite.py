@@ -15,16 +15,7 @@ from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refu
 from . import _records, _reports
 from ._counters import Counters
 from ._database import Database
-from ._queries import (
-    find_closing,
-    find_hold,
-    find_refusal,
-    find_rows,
-    is_closed,
-    open_holds,
-    read_page,
-    span,
-)
+from ._queries import find_closing, find_hold, find_note, find_rows, is_closed, open_holds, read_page, span
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
 from ._rules import admit, differences, fitted, rebuild
 from ._totals import Totals
@@ -158,11 +149,22 @@ class SQLiteLedger:
         """Journal that a call was refused; holds nothing. Refusing again returns the first record."""
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
-            first = find_refusal(connection, hold.key)
+            first = find_note(connection, hold.key, "refused")
             if first:
                 return first
             record = _records.refused(hold, detail, seq=seq, now_us=now_us)
             insert_record(connection, record, self._attributions.find(connection, hold.attribution))
+            return record
+
+    def grant(self, key: str, run: str, detail: Mapping[str, Any]) -> Record:
+        """Journal that a person let a run go on; again with the same key is the same grant."""
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            first = find_note(connection, key, "granted")
+            if first:
+                return first
+            record = _records.granted(key, run, detail, seq=seq, now_us=now_us)
+            insert_record(connection, record, self._attributions.find(connection, record.attribution))
             return record
 
     def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:

@@ -20,7 +20,7 @@ __all__ = [
     "Settlement", "Sum",
 ]  # fmt: skip
 
-Kind = Literal["settled", "released", "presumed", "corrected", "refused"]
+Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,8 @@ class Record:
     """One row of the journal. Amounts are what this row adds, so sums over rows are always right.
 
     `kind`: `settled` (usage known or estimated), `released` (provably not billed), `presumed` (its end was not seen:
-    counted at the hold), `corrected` (the difference that a late truth makes), `refused` (never sent).
+    counted at the hold), `corrected` (the difference that a late truth makes), `refused` (never sent),
+    `granted` (a person let a run spend more: `detail["add_nanos"]`).
     `calls` is 1 on the row that first counts the call and 0 on the others. `at` is when it was reserved, which decides
     its window; `written_at` when the row was written.
     """
@@ -306,6 +307,10 @@ class Ledger(Protocol):
 
     def refuse(self, hold: Hold, detail: Mapping[str, Any]) -> Record:
         """Journal that a call was refused; holds nothing."""
+        ...
+
+    def grant(self, key: str, run: str, detail: Mapping[str, Any]) -> Record:
+        """Journal that a person let a run go on (`detail["add_nanos"]` more); again with the same key is the same grant."""
         ...
 
     def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
