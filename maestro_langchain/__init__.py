@@ -23,3 +23,7 @@ def __getattr__(name: str) -> Any:
             f'MaestroMiddleware needs {error.name}: pip install "maestro-finops[langchain]"'
         ) from error
     return MaestroMiddleware
+
+
+def __dir__() -> list[str]:
+    return __all__

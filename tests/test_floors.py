@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: "_version errors money types clock",
     1: "settings hookspecs plugins attribution usage prices estimate",
-    2: "caps waiting ledger",
+    2: "caps waiting latches fitting ledger",
     3: "endpoints health cachestate routing anomaly loops",
     4: "telemetry alerts",
-    5: "maestro quote refusal runs spool open_call queries",
+    5: "maestro admission doors grants quote refusal runs spool open_call queries",
     6: "report backtest export testing",
     7: "cli terminal web",
 }
