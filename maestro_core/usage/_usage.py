@@ -16,6 +16,8 @@ __all__ = ["Plain", "Usage"]
 # (input, cache read, cache written for 5 minutes, for 1 hour, output): all that most calls have.
 Plain = tuple[int, int, int, int, int]
 
+# A call that reports nothing else has no parts that could exceed them.
+_TOTALS = frozenset({"input_tokens", "output_tokens"})
 _PLAIN_KINDS = frozenset({
     "input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
     "output_tokens", "input_text_tokens", "output_text_tokens", "cache_text_read_tokens",
@@ -72,7 +74,9 @@ class Usage:
     ) -> None:
         reported = {kind: _count(kind, value) for kind, value in counts.items() if value is not None}
         marks = tuple(dict.fromkeys(flags))
-        if "parts_exceed_total" not in marks and _parts_exceed_total(reported):
+        parts = tuple(lines)
+        exceeding = _parts_exceed_total(reported)
+        if exceeding and "parts_exceed_total" not in marks:
             marks += ("parts_exceed_total",)
         put = object.__setattr__
         put(self, "counts", MappingProxyType(reported))
@@ -80,9 +84,10 @@ class Usage:
         put(self, "region", region)
         put(self, "model", model)
         put(self, "provider_cost", provider_cost)
-        put(self, "lines", tuple(lines))
+        put(self, "lines", parts)
         put(self, "flags", marks)
-        put(self, "plain", None if self.lines else _plain(reported, unknown_ttl="cache_ttl_unknown" in marks))
+        ordinary = not parts and not exceeding
+        put(self, "plain", _plain(reported, unknown_ttl="cache_ttl_unknown" in marks) if ordinary else None)
 
     @classmethod
     def parse(cls, provider: str, payload: object, *, api: str = "default") -> Usage:
@@ -194,24 +199,23 @@ def _count(kind: str, value: object) -> int:
 
 def _parts_exceed_total(counts: Mapping[str, int]) -> bool:
     """Whether a split of the input or the output adds up to more than its total, or the total is missing."""
-
-    def over(total: str, splits: tuple[tuple[str, ...], ...]) -> bool:
-        most = max(sum(counts.get(kind, 0) for kind in split) for split in splits)
-        return most > counts.get(total, 0)
-
-    written = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
-    return (
-        over("input_tokens", INPUT_PARTS)
-        or over("output_tokens", OUTPUT_PARTS)
-        or written > counts.get("cache_write_tokens", 0)
-    )
+    if counts.keys() <= _TOTALS:
+        return False
+    get = counts.get
+    for total, splits in (("input_tokens", INPUT_PARTS), ("output_tokens", OUTPUT_PARTS)):
+        most = get(total, 0)
+        if max([sum([get(kind, 0) for kind in split]) for split in splits]) > most:
+            return True
+    written = get("cache_write_5m_tokens", 0) + get("cache_write_1h_tokens", 0)
+    return written > get("cache_write_tokens", 0)
 
 
 def _plain(counts: Mapping[str, int], *, unknown_ttl: bool) -> Plain | None:
-    """Return the disjoint counts of an ordinary text call, or None for anything else; pricing has a fast way for it."""
+    """Return the disjoint counts of an ordinary text call, or None for anything else; pricing has a fast way for it.
+
+    No part may exceed its total.
+    """
     if not counts.keys() <= _PLAIN_KINDS and any(counts[kind] for kind in counts.keys() - _PLAIN_KINDS):
-        return None
-    if _parts_exceed_total(counts):
         return None
     get = counts.get
     read, written, hour = (

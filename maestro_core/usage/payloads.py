@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, cast
 
 from ._usage import Usage
 from .shapes import (
@@ -70,8 +70,9 @@ def _shape(block: object, provider: str, api: str) -> Shape:
         realtime = any(_at(details, key) is not None for key in _REALTIME_DETAILS)
         return REALTIME if realtime or api == "realtime" else LANGCHAIN
     for keys, shape in MARKS:
-        if any(_at(block, key) is not None for key in keys):
-            return shape
+        for key in keys:
+            if _at(block, key) is not None:
+                return shape
     # Only Anthropic reports bare input and output tokens without their sum.
     bare = provider == "anthropic" and _at(block, "total_tokens") is None
     return ANTHROPIC if bare else RESPONSES
@@ -86,7 +87,8 @@ def _counts(block: object, shape: Shape, provider: str) -> dict[str, int]:
             value = _at(block, _with_prefix(path, prefix))
         if value is not None:
             counts[kind] = counts.get(kind, 0) + _count(path, value)
-    for path in BESIDE_COMPLETION.get(provider, ()) if "prompt_tokens" in dict(shape.table).values() else ():
+    beside = BESIDE_COMPLETION.get(provider, ())
+    for path in beside if beside and "prompt_tokens" in dict(shape.table).values() else ():
         extra = _count(path, _at(block, path) or 0)
         counts["output_tokens"] = counts.get("output_tokens", 0) + extra
         name = "output_citation_tokens" if path == "citation_tokens" else "output_reasoning_tokens"
@@ -107,8 +109,14 @@ def _count(path: str, value: object) -> int:
 
 def _at(obj: object, path: str) -> Any:
     """Follow a dotted path through mappings, SDK objects and lists of `{"modality" | "ttl": name, ...}`."""
+    if (
+        type(obj) is dict and "." not in path
+    ):  # some fifty times for every call; abstract classes are slow to check
+        return cast("dict[str, Any]", obj).get(path)
     for name in path.split("."):
-        if isinstance(obj, Mapping):
+        if type(obj) is dict:
+            obj = cast("dict[str, Any]", obj).get(name)
+        elif isinstance(obj, Mapping):
             obj = obj.get(name)
         elif isinstance(obj, Sequence) and not isinstance(obj, str):
             obj = next((item for item in obj if _label(item) == name), None)
