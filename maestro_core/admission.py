@@ -53,7 +53,7 @@ class Admission:
     """The steps from a call to its reservation, for one Maestro."""
 
     def __init__(self, settings: Settings, manager: PluginManager, ledger: Ledger, spool: Spool) -> None:
-        self.quotes = Quotes(manager)
+        self.quotes = Quotes(manager, settings.prices)
         self.line = Line()
         self.latches = Latches()
         self.grants = Grants(ledger)
