@@ -19,7 +19,7 @@ from .types import UNATTRIBUTED, Attribution, Bucket, Call, Hold, Refused, Reser
 from .waiting import Line, here
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pluggy import PluginManager
 
@@ -178,6 +178,11 @@ class Admission:
             raise MaestroError("an answer was cut at a fitted limit, but no cap applies to it any more")
         _, cap, bucket = tightest
         return refusal.cut(cap, bucket, call, reservation.fitted_output_tokens or 0, partial)
+
+    def learn(self, calls: Iterable[Call], usage: Usage, reply: Mapping[str, object] | None) -> None:
+        """Remember what the provider counted, for the next turn of the conversation."""
+        for call in calls:
+            self.quotes.prefixes.learn(call, usage, reply)
 
     def settled(self, reservation: Reservation, usage: Usage | None) -> None:
         """A reservation is settled: remember how long the answer was, and wake who waits for the difference."""

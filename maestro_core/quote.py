@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from .errors import PriceNotFound
 from .estimate import context_window, input_bound, output_ceiling
+from .prefixes import Prefixes
 from .prices import price_book
 from .prices.caching import asked_writes
 from .prices.layers import Layers, Priced, Spent, Worst
-from .types import Settlement
+from .types import Call, Reservation, Settlement
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from .prices.entries import PriceEntry
-    from .types import Call, Cost, Reservation
+    from .types import Cost, Record
 
 __all__ = ["Quotes", "ceiling_tokens"]
 
@@ -51,6 +53,7 @@ class Quotes:
     def __init__(self, plugins: PluginManager, prices: Sequence[PriceEntry] = ()) -> None:
         self.plugins = plugins
         self._layers = Layers(prices)
+        self.prefixes = Prefixes()
         self._warned: set[tuple[str, str]] = set()
 
     def bound(self, call: Call) -> Cost:
@@ -61,7 +64,7 @@ class Quotes:
         """
         most = self.plugins.hook.maestro_estimate(call=call)
         if most is None:
-            most = Usage(input_tokens=_most_input(call), output_tokens=_most_output(call))
+            most = Usage(input_tokens=_most_input(call, self.prefixes), output_tokens=_most_output(call))
         cost: Cost | None = self.plugins.hook.maestro_price(call=call, usage=most)
         if cost is not None:
             return cost
@@ -106,6 +109,42 @@ class Quotes:
             unpriced=cost.unpriced,
             detail=facts,
         )
+
+    def again(self, record: Record) -> Settlement | None:
+        """Return what a recorded call comes to by today's price book and settings, at its own time.
+
+        Args:
+            record: The row that settled it.
+
+        Returns:
+            The whole truth, or None where nothing better is known: the record has no usage, no price is known still,
+            or a plugin priced it that is not here.
+        """
+        if not record.usage:
+            return None
+        facts = record.detail
+        at = facts.get("priced_at")
+        call = Call(
+            provider=record.provider,
+            model=record.model,
+            attribution=record.attribution,
+            key=record.key,
+            tier=facts.get("tier"),
+            at=datetime.fromisoformat(at) if at else None,
+        )
+        usage = _recorded_usage(record)
+        reservation = Reservation(
+            key=record.key,
+            call=call,
+            held_nanos=record.held_nanos,
+            at=record.at,
+            capped=record.held_nanos > 0,
+        )
+        if facts.get("layer") == "plugin" and self.plugins.hook.maestro_price(call=call, usage=usage) is None:
+            return None
+        kept = {name: facts[name] for name in ("latency_ms", "response_model") if name in facts}
+        truth = self.settlement(reservation, usage, {**kept, "reason": "repriced"})
+        return None if truth.unpriced == UNPRICED else truth
 
     def _at_hold(self, reservation: Reservation, facts: dict[str, Any]) -> Settlement:
         return Settlement(
@@ -158,16 +197,38 @@ def _facts(call: Call, usage: Usage, priced: Priced | None) -> dict[str, Any]:
     return {name: fact for name, fact in found.items() if fact}
 
 
+def _recorded_usage(record: Record) -> Usage:
+    """Return the usage that a record was made of; `_facts` and the settlement wrote it."""
+    facts = record.detail
+    reported = facts.get("provider_cost")
+    return Usage(
+        tier=facts.get("tier"),
+        region=facts.get("region"),
+        model=facts.get("response_model"),
+        provider_cost=None if reported is None else Decimal(reported),
+        lines=[(model, Usage(**counts)) for model, counts in facts.get("lines", ())],
+        flags=facts.get("usage_flags", ()),
+        **dict[str, Any](record.usage),
+    )
+
+
 def _times(cost: Cost, attempts: int) -> Cost:
     lines = tuple(replace(line, count=line.count * attempts) for line in cost.lines)
     return replace(cost, nanos=cost.nanos * attempts, lines=lines)
 
 
-def _most_input(call: Call) -> int:
-    tokens = input_bound(call.input, tools=call.tools, provider=call.provider)
-    window = context_window(call.provider, call.model)
+def _most_input(call: Call, prefixes: Prefixes) -> int:
+    counted = prefixes.known(call)
+    if counted is None:
+        tokens = input_bound(
+            [call.input, *call.history], tools=call.tools, provider=call.provider, model=call.model
+        )
+    else:
+        prefix, new = counted  # the prefix has the tools in it
+        rest = input_bound([call.input, *new], provider=call.provider, model=call.model)
+        tokens = None if rest is None else prefix + rest
     if tokens is None:
-        tokens = window
+        tokens = context_window(call.provider, call.model)
     if tokens is None:
         raise PriceNotFound(
             f"{call.name or call.model} sends content by reference, and its context window is not known, "

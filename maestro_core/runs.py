@@ -53,6 +53,7 @@ class _Run:
 @dataclass(slots=True)
 class _OpenCall:
     reservation: Reservation
+    seen: Call  # as the handler saw it; the door that reserved may have seen it before other middleware
     span: Span | None
     root: _Run | None
     began_ns: int
@@ -178,7 +179,7 @@ class Runs:
         root = self._runs.get(parent.root_id) if parent else None
         if root:
             root.calls.add(run_id)
-        self._calls[run_id] = _OpenCall(reservation, span, root, time.perf_counter_ns())
+        self._calls[run_id] = _OpenCall(reservation, call, span, root, time.perf_counter_ns())
 
     def call(self, run_id: Hashable) -> Call | None:
         """Return the open call of a run id, or None."""
@@ -193,11 +194,17 @@ class Runs:
         error: BaseException | None = None,
         reason: str = "",
         detail: Mapping[str, Any] | None = None,
+        reply: Mapping[str, object] | None = None,
     ) -> Record | None:
-        """A call has ended. Without usage it settles at its hold, marked as estimated; `reason` says why."""
+        """A call has ended. Without usage it settles at its hold, marked as estimated; `reason` says why.
+
+        `reply` is what the model answered, in the form of the call's `history`; only fingerprinted.
+        """
         call = self._pop(run_id)
         if call is None:
             return None
+        if usage is not None:
+            self._maestro.admission.learn((call.reservation.call, call.seen), usage, reply)
         facts = {**(detail or {}), "latency_ms": (time.perf_counter_ns() - call.began_ns) // 1_000_000}
         if reason:
             facts["reason"] = reason

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.messages import AIMessage
+
 from maestro_core import Usage
 from maestro_core.types import Attribution, Call
 
@@ -25,6 +27,7 @@ __all__ = [
     "retry_pause_s",
     "to_call",
     "to_input",
+    "to_reply",
     "to_usage",
 ]
 
@@ -75,9 +78,10 @@ def dimensions(metadata: Mapping[str, Any] | None, more: Collection[str]) -> dic
     return found
 
 
-def to_call(
+def to_call(  # noqa: PLR0917 - the parts of one event
     serialized: Mapping[str, Any] | None,
     payload: object,
+    history: Sequence[Mapping[str, object]],
     metadata: Mapping[str, Any] | None,
     params: Mapping[str, Any],
     own: Mapping[str, str],
@@ -86,7 +90,8 @@ def to_call(
 
     Args:
         serialized: The model as LangChain serialises it; `kwargs` are its constructor's.
-        payload: Its input, from `to_input`.
+        payload: What is sent besides the messages.
+        history: Its messages, from `to_input`.
         metadata: The run's metadata (`ls_provider`, `ls_model_name`, ...).
         params: The event's `invocation_params`: constructor and call arguments, merged.
         own: The dimensions of the call.
@@ -100,6 +105,7 @@ def to_call(
     return Call(
         provider=provider,
         model=model,
+        history=history,
         input=[payload, {name: params[name] for name in _REFERENCES if params.get(name)}],
         max_output_tokens=_limit(meta, params, built),
         tools=[
@@ -150,15 +156,22 @@ def to_input(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Return messages as plain data that holds everything a provider is sent of them; only measured."""
     return [
         {
-            "role": message.type,
+            "role": message.type.removesuffix("MessageChunk").lower(),
             "content": message.content,
-            "name": message.name,
+            # Agents put their own name on a reply after it was given; no provider counts it.
+            "name": None if isinstance(message, AIMessage) else message.name,
             "tool_calls": getattr(message, "tool_calls", None),
             "tool_call_id": getattr(message, "tool_call_id", None),
             "more": message.additional_kwargs,
         }
         for message in messages
     ]
+
+
+def to_reply(response: LLMResult) -> dict[str, Any] | None:
+    """Return what the model answered, as it will stand in the next call's messages."""
+    message = _message(response)
+    return to_input([message])[0] if message is not None else None
 
 
 def to_usage(provider: str, response: LLMResult) -> Usage | None:

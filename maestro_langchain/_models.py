@@ -104,7 +104,8 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
     return Call(
         provider=provider,
         model=name,
-        input=[to_input(messages), _SLACK],
+        input=_SLACK,
+        history=to_input(messages),
         max_output_tokens=own_limit(model, request.model_settings),
         tools=[*tools, convert_to_openai_tool(shape) if shape is not None else {}, request.model_settings],
         least_output_tokens=_least(model, provider),

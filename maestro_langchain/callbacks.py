@@ -10,7 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from maestro_core import CapExceeded, Maestro
 
-from ._convert import dimensions, failed_unbilled, is_cache_hit, to_call, to_input, to_usage
+from ._convert import dimensions, failed_unbilled, is_cache_hit, to_call, to_input, to_reply, to_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,9 +82,8 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Reserve for a chat model's call; raise if a cap does not admit it."""
-        self._reserve(
-            serialized, [to_input(each) for each in messages], run_id, parent_run_id, metadata, kwargs
-        )
+        first, *others = map(to_input, messages)  # LangChain opens a run for each list; others are for safety
+        self._reserve(serialized, others, first, run_id, parent_run_id, metadata, kwargs)
 
     def on_llm_start(
         self,
@@ -98,12 +97,13 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Reserve for a completion model's call."""
-        self._reserve(serialized, prompts, run_id, parent_run_id, metadata, kwargs)
+        self._reserve(serialized, prompts, (), run_id, parent_run_id, metadata, kwargs)
 
     def _reserve(  # noqa: PLR0917 - the parts of one event
         self,
         serialized: Mapping[str, Any],
         payload: Sequence[object],
+        history: Sequence[Mapping[str, object]],
         run_id: UUID,
         parent_id: UUID | None,
         metadata: Mapping[str, Any] | None,
@@ -111,7 +111,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     ) -> None:
         own = dimensions(metadata, self.maestro.settings.dimensions)
         params = kwargs.get("invocation_params") or {}
-        call = to_call(serialized, payload, metadata, params, own)
+        call = to_call(serialized, payload, history, metadata, params, own)
         try:
             self.maestro.runs.reserve(run_id, parent_id, call)
         except CapExceeded as error:
@@ -135,7 +135,8 @@ class MaestroCallbackHandler(BaseCallbackHandler):
             self.maestro.runs.release(run_id, "answered from LangChain's cache")
             return
         usage = to_usage(call.provider, response)
-        self.maestro.runs.settle(run_id, usage, reason="" if usage else "the provider reported no usage")
+        reason = "" if usage else "the provider reported no usage"
+        self.maestro.runs.settle(run_id, usage, reason=reason, reply=to_reply(response))
 
     @_harmless
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # The house, from the ground up. Modules of one floor may import each other.
 FLOORS = {
     0: "_version errors money types clock",
-    1: "settings hookspecs plugins attribution usage prices estimate",
+    1: "settings hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
     3: "endpoints health cachestate routing anomaly loops",
     4: "telemetry alerts",

@@ -30,7 +30,7 @@ def asked_writes(call: Call) -> CacheWrites:
     """
     if call.provider not in _DIRECT or "claude" not in call.model.lower():
         return "1h"
-    found = _marks((call.input, call.tools))
+    found = _marks((call.input, call.history, call.tools))
     if not found:
         return "none"
     return "1h" if _HOUR in found else "5m"

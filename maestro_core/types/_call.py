@@ -65,6 +65,8 @@ class Call:
         provider: Provider id as in genai-prices: `"openai"`, `"anthropic"`, `"aws"`, ...
         model: The model asked for, as the provider names it.
         input: What will be sent: text, messages or any nesting of them. Only measured, never stored.
+        history: The conversation's messages, oldest first, as plain data; likewise only measured. What the provider
+            counted of it before need not be bounded anew.
         max_output_tokens: The output limit that the request carries, or None if it carries none.
         tools: Tool definitions that are sent along. Only measured.
         least_output_tokens: Fitting a limit below this would buy no answer, e.g. because a thinking budget comes first.
@@ -81,6 +83,7 @@ class Call:
     provider: str
     model: str
     input: object = None
+    history: Sequence[Mapping[str, object]] = ()
     max_output_tokens: int | None = None
     tools: Sequence[object] = ()
     least_output_tokens: int = 1

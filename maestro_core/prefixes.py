@@ -1,0 +1,79 @@
+"""How many tokens a conversation had when the provider counted it, so that only what is new has to be bounded.
+
+Bytes are a safe bound on tokens, and a loose one: about four times too much for English. A conversation of 100,000
+tokens would be held at four times its cost; but all of it but the last turn was counted by the provider already.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .types import Call
+    from .usage import Usage
+
+__all__ = ["Prefixes"]
+
+_MOST = 20_000
+# What a chat format may put around a reply when it comes back as input.
+_FRAMING = 16
+
+
+class Prefixes:
+    """Counted beginnings of conversations, of one process; the oldest are forgotten first.
+
+    A conversation is known by a chained fingerprint of provider, model, tools and messages, so a changed word anywhere
+    makes it unknown. Fingerprints are Python's own keyed hashes; no text is kept.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def learn(self, call: Call, usage: Usage, reply: Mapping[str, object] | None) -> None:
+        """Remember what the provider counted for a call's input, and for its input together with its reply."""
+        if not call.history or not usage.input_tokens or usage.lines or usage.flags:
+            return  # parts of it may not have been counted
+        chain = _chain(call, call.history)[-1]
+        found = {chain: usage.input_tokens}
+        if reply is not None and call.n == 1:
+            found[hash((chain, _fingerprint(reply)))] = usage.input_tokens + usage.output_tokens + _FRAMING
+        with self._lock:
+            for key, tokens in found.items():
+                self._tokens.pop(key, None)  # the youngest stand last
+                self._tokens[key] = tokens
+            while len(self._tokens) > _MOST:
+                del self._tokens[next(iter(self._tokens))]
+
+    def known(self, call: Call) -> tuple[int, Sequence[Mapping[str, object]]] | None:
+        """Return the tokens of the longest counted beginning (tools included), and the messages after it."""
+        if not call.history or not self._tokens:
+            return None
+        chains = _chain(call, call.history)
+        for end in range(len(chains), 0, -1):
+            tokens = self._tokens.get(chains[end - 1])
+            if tokens is not None:
+                return tokens, call.history[end:]
+        return None
+
+
+def _chain(call: Call, messages: Sequence[Mapping[str, object]]) -> list[int]:
+    """Return one fingerprint for each beginning of the conversation."""
+    chain = hash((call.provider, call.model, _fingerprint(call.tools)))
+    found = []
+    for message in messages:
+        chain = hash((chain, _fingerprint(message)))
+        found.append(chain)
+    return found
+
+
+def _fingerprint(value: object) -> int:
+    if isinstance(value, str):
+        return hash(value)
+    if isinstance(value, Mapping):
+        return hash(tuple([(key, _fingerprint(part)) for key, part in value.items()]))
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return hash(tuple([_fingerprint(part) for part in value]))
+    return hash(value) if isinstance(value, int | float | bytes | None) else hash(repr(value))
