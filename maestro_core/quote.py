@@ -224,9 +224,10 @@ def _most_input(call: Call, prefixes: Prefixes) -> int:
             [call.input, *call.history], tools=call.tools, provider=call.provider, model=call.model
         )
     else:
-        prefix, new = counted  # the prefix has the tools in it
-        rest = input_bound([call.input, *new], provider=call.provider, model=call.model)
-        tokens = None if rest is None else prefix + rest
+        # A count with other tools in it is no less a bound, once these are added.
+        tools = () if counted.same_tools else call.tools
+        rest = input_bound([call.input, *counted.new], tools=tools, provider=call.provider, model=call.model)
+        tokens = None if rest is None else counted.tokens + rest
     if tokens is None:
         tokens = context_window(call.provider, call.model)
     if tokens is None:

@@ -262,6 +262,18 @@ def test_auto_is_bounded_by_the_dearer_of_both_tiers():
     assert bound([tier], "aws:amazon.nova-pro-v1:0", tier="auto").nanos * 4 == standard * 7
 
 
+def test_what_auto_may_turn_out_to_be_is_assumed_where_the_book_has_no_such_tier():
+    assumed = {"model": "*", "input": "50", "output": "100"}
+    mini, auto = "openrouter:openai/gpt-5-mini", {"tier": "auto"}
+    served = Usage(**TEN_ONE.counts, tier="priority")
+    assert (
+        priced([assumed], mini, served, **auto).cost.usd
+        == bound([assumed], mini, **auto).usd
+        == Decimal("0.6")
+    )
+    assert bound([], mini, **auto) == bound([], mini)
+
+
 RATES = st.integers(1, 10**8).map(lambda n: f"{n / 10**4:.4f}")
 PLACES = st.fixed_dictionaries(
     {"provider": st.sampled_from(["openai", "anthropic", "openrouter", "vllm"])},
@@ -393,7 +405,6 @@ def test_entries_come_from_files_and_the_environment(tmp_path, monkeypatch):
 
 def run(make_maestro, usage, *, caps=(), provider="openai", model="gpt-5.4", prices=(), **more):
     maestro = make_maestro(caps=caps, prices=prices)
-    maestro.admission.quotes = Quotes(maestro.plugins, maestro.settings.prices)
     call = Call(provider=provider, model=model, input="x" * 9_000, max_output_tokens=1_000, at=AT, **more)
     reservation = maestro.reserve(call)
     return reservation, maestro.settle(reservation, usage)

@@ -18,6 +18,7 @@ from maestro_core.errors import MaestroError
 
 from .demo import demo
 from .doctor import doctor
+from .history import reconcile, reprice
 from .sheet import price
 from .spend import caps, report, show
 
@@ -76,7 +77,7 @@ def _maestro(
         typer.echo(context.get_help())
 
 
-for _command in (report, caps, show, price, doctor, demo):
+for _command in (report, caps, show, price, reprice, reconcile, doctor, demo):
     app.command()(_command)
 
 

@@ -7,6 +7,7 @@ The same layers bound a call before it is sent, each at the dearest that may app
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -151,6 +152,14 @@ class Layers:
         Raises:
             PriceNotFound: If one of the ways in which it may be priced has no bound.
         """
+        cost = self._bound(worst)
+        if self._assumed and len(_reachable(worst.tier)) > 1:
+            # The book need not know the tier that "auto" turns out to be; then the assumption is what counts.
+            with suppress(PriceNotFound):
+                return max(cost, self._bound(replace(worst, tier="priority")), key=lambda each: each.nanos)
+        return cost
+
+    def _bound(self, worst: Worst) -> Cost:
         at = worst.at.astimezone(UTC)
         days = sorted({(at - _SKEW).date(), (at + _SKEW).date()}) if self._any else []
         found, missing = _bounds([way for day in days for way in self._ways(worst, day)] or [None], worst)
