@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .callbacks import MaestroCallbackHandler
+from .embeddings import governed
 
 if TYPE_CHECKING:
     from .middleware import MaestroMiddleware
 
-__all__ = ["MaestroCallbackHandler", "MaestroMiddleware"]
+__all__ = ["MaestroCallbackHandler", "MaestroMiddleware", "governed"]
 
 
 def __getattr__(name: str) -> Any:
