@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .types import Attribution, Every, Meter
 
-__all__ = ["charges", "matches", "window"]
+__all__ = ["charged_values", "charges", "matches", "window"]
 
 _HOUR_US = 3_600_000_000
 
@@ -69,16 +69,20 @@ def charges(
         provider: Provider id; the value of the dimension `provider`.
         model: Model asked for; the value of the dimension `model`.
     """
-    charged: list[tuple[Meter, tuple[str, ...]]] = []
-    for meter in meters:
-        if meter.where and not matches(meter, attribution, provider, model):
-            continue
-        if len(meter.per) == 1:  # the common case, worth half a microsecond
-            charged += [(meter, (value,)) for value in _values(meter.per[0], attribution, provider, model)]
-            continue
-        choices = [_values(name, attribution, provider, model) for name in meter.per]
-        charged += [(meter, values) for values in product(*choices)]
-    return charged
+    return [
+        (meter, values) for meter in meters for values in charged_values(meter, attribution, provider, model)
+    ]
+
+
+def charged_values(
+    meter: Meter, attribution: Attribution, provider: str, model: str
+) -> list[tuple[str, ...]]:
+    """Return the values of every bucket of one meter that a call charges; none if the meter does not count it."""
+    if meter.where and not matches(meter, attribution, provider, model):
+        return []
+    if len(meter.per) == 1:  # the common case, worth half a microsecond
+        return [(value,) for value in _values(meter.per[0], attribution, provider, model)]
+    return list(product(*[_values(name, attribution, provider, model) for name in meter.per]))
 
 
 def _values(dimension: str, attribution: Attribution, provider: str, model: str) -> tuple[str, ...]:

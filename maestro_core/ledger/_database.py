@@ -160,6 +160,8 @@ def connect(path: Path) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
+        # A checkpoint waits for the disk, in the middle of some call: every 200 calls or so instead of every 50.
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
     except BaseException:
         connection.close()
         raise

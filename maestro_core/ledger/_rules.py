@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from maestro_core.caps import charges, window
+from maestro_core.caps import charged_values, window
 from maestro_core.types import Attribution, Bucket, Hold, Meter, OpenHold, Refused, Window
 
 if TYPE_CHECKING:
@@ -75,15 +75,17 @@ def charged(
     counted: Iterable[Counted], attribution: Attribution, provider: str, model: str, at_us: int
 ) -> list[Place]:
     """Return every place that a call reserved at `at_us` is counted at."""
-    meters = [one.meter for one in counted if one.since_us <= at_us]
     places = []
-    for meter, values in charges(meters, attribution, provider, model):
-        if meter.every is None:
-            places.append(Place(meter, values, None, (meter.id, values, 0)))
+    for one in counted:
+        if one.since_us > at_us:
             continue
-        current = window(meter.every, meter.time_zone, at_us)
+        meter, name = one.meter, one.meter.id
+        current = window(meter.every, meter.time_zone, at_us) if meter.every else None
         start_us = current.start_us if current else 0
-        places.append(Place(meter, values, current, (meter.id, values, start_us)))
+        places += [
+            Place(meter, values, current, (name, values, start_us))
+            for values in charged_values(meter, attribution, provider, model)
+        ]
     return places
 
 
@@ -98,9 +100,11 @@ def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int)
     free = 0
     for place, counter in places:
         enforced = limits.get(place.key[0])
-        if enforced is not None and (tightest is None or enforced - sum(counter) < free):
-            free = enforced - sum(counter)
-            tightest = place, counter, enforced
+        if enforced is None:
+            continue
+        left = enforced - sum(counter)
+        if tightest is None or left < free:
+            free, tightest = left, (place, counter, enforced)
     if tightest is None:
         return hold.amount_nanos
     place, counter, enforced = tightest

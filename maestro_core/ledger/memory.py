@@ -84,7 +84,7 @@ class MemoryLedger:
         with self._lock:
             now_us = self._now_us()
             if hold.key in self._open:
-                return _held(self._open[hold.key])
+                return _held(self._open[hold.key].hold)
             if hold.key in self._closing:
                 raise ReservationClosed(
                     f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
@@ -100,7 +100,7 @@ class MemoryLedger:
                 self._buckets.setdefault(place.key, (place, counter))
             opened = _Open(_open_hold(hold, now_us, self._owner), places)
             self._open[hold.key] = opened
-            return _held(opened)
+            return _held(opened.hold)
 
     def settle(self, key: str, settlement: Settlement) -> Record:
         """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
@@ -309,6 +309,5 @@ def _open_hold(hold: Hold, at_us: int, owner: str) -> OpenHold:
     )
 
 
-def _held(opened: _Open) -> Held:
-    buckets = tuple([place.bucket(counter) for place, counter in opened.places])
-    return Held(opened.hold.key, opened.hold.amount_nanos, opened.hold.at_us, buckets)
+def _held(hold: OpenHold) -> Held:
+    return Held(hold.key, hold.amount_nanos, hold.at_us)

@@ -80,7 +80,7 @@ class SQLiteLedger:
             now_us = self._begin(connection).now_us
             opened = find_hold(connection, hold.key)
             if opened:
-                return self._held(connection, opened)
+                return Held(opened.key, opened.amount_nanos, opened.at_us)
             if is_closed(connection, hold.key):
                 raise ReservationClosed(
                     f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
@@ -93,11 +93,7 @@ class SQLiteLedger:
             hold = fitted(hold, amount)
             self._hold(connection, hold, now_us)
             self._counters.add(connection, places, (0, amount, 0))
-        buckets = [
-            place.bucket((spent, held + amount, presumed))
-            for place, (spent, held, presumed) in zip(places, counters, strict=True)
-        ]
-        return Held(hold.key, amount, now_us, tuple(buckets))
+        return Held(hold.key, amount, now_us)
 
     def settle(self, key: str, settlement: Settlement) -> Record:
         """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
@@ -280,12 +276,6 @@ class SQLiteLedger:
         connection.execute("UPDATE store SET clock_us = ?", (now_us,))
         attribution_id = self._attributions.find(connection, hold.attribution)
         insert_hold(connection, hold, now_us, attribution_id, self._owner())
-
-    def _held(self, connection: sqlite3.Connection, opened: OpenHold) -> Held:
-        places = self._counters.places_of(opened)
-        counters = self._counters.read(connection, places)
-        buckets = [place.bucket(counter) for place, counter in zip(places, counters, strict=True)]
-        return Held(opened.key, opened.amount_nanos, opened.at_us, tuple(buckets))
 
     def _close_hold(
         self, connection: sqlite3.Connection, opened: OpenHold, record: Record, cost_nanos: int

@@ -100,7 +100,6 @@ class Held:
     key: str
     amount_nanos: int
     at_us: int
-    buckets: tuple[Bucket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
