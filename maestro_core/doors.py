@@ -10,7 +10,7 @@ import asyncio
 import random
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -83,9 +83,12 @@ class Doors:
         wake = threading.Event()
         request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
         steps = self._steps(request, wake.set, may_wait=not _runs_event_loop())
-        for pause_s in steps:
-            wake.wait(pause_s)
-            wake.clear()
+        try:
+            for pause_s in steps:
+                wake.wait(pause_s)
+                wake.clear()
+        finally:  # an interrupt's traceback would keep the place in line
+            steps.close()
         return steps.reservation
 
     async def areserve(
@@ -182,5 +185,5 @@ def _runs_event_loop() -> bool:
 
 def _wake_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     # Money may come free in any thread, and the loop of a waiter may be gone by then.
-    if not loop.is_closed():
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(event.set)

@@ -58,48 +58,64 @@ class _Open:
     amount_nanos: int
     names: frozenset[BucketName]
     place: Place
+    around: frozenset[str]  # the open calls that it was made inside of
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiter:
     at: BucketName
     wake: Callable[[], None]
+    place: Place
+    ancestors: tuple[str, ...]
 
 
 class Line:
     """The open holds of one process, and the calls that wait for them: first come, first served, at each bucket.
 
     A waiter stands at one bucket, the one that lacks the most room, and blocks only younger calls that need that
-    bucket. `freed` counts how often money came free; a waiter that saw it change does not go to sleep.
+    bucket. A call *inside* another one, whose money it would wait for in vain, blocks others and is not blocked.
+    `changes` counts what may let somebody go on; a waiter that saw it change does not go to sleep.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
         self._waiters: list[_Waiter] = []
-        self.freed = 0
+        self.changes = 0
 
     def opened(self, key: str, amount_nanos: int, names: frozenset[BucketName], place: Place) -> None:
         """A call of this process holds money now."""
         with self._lock:
-            self._open[key] = _Open(amount_nanos, names, place)
+            around = frozenset(self._family(place, lineage.get()))
+            self._open[key] = _Open(amount_nanos, names, place, around)
 
     def closed(self, key: str) -> None:
         """A call's money is settled or free; whoever is first at a bucket looks again."""
         with self._lock:
             self._open.pop(key, None)
-            self.freed += 1
-            wakes = self._firsts()
-        for wake in wakes:
-            wake()
+            wakes = self._changed()
+        _call(wakes)
 
-    def owned(self, name: BucketName, place: Place, ancestors: tuple[str, ...]) -> int:
-        """Return how much of a bucket is held by the caller itself: its thread and task, and the calls around it."""
+    def inside(self, place: Place, ancestors: tuple[str, ...]) -> bool:
+        """Return whether the caller is inside an open call: of its own thread and task, or around it."""
         with self._lock:
+            return bool(self._family(place, ancestors))
+
+    def in_vain(self, waiter: _Waiter) -> int:
+        """Return how much of the bucket that a waiter stands at is held by calls that cannot end before it goes on.
+
+        Those are the calls that it is inside of, and those around callers that wait for such money themselves: two
+        open calls, each with a call inside that waits for the other's money, would wait for ever.
+        """
+        with self._lock:
+            own = self._family(waiter.place, waiter.ancestors)
+            if not own:
+                return 0
+            ending = self._ending()
             return sum(
                 one.amount_nanos
                 for key, one in self._open.items()
-                if name in one.names and (one.place == place or key in ancestors)
+                if waiter.at in one.names and (key in own or key not in ending)
             )
 
     def ahead(self, names: frozenset[BucketName], waiter: _Waiter | None) -> BucketName | None:
@@ -112,26 +128,61 @@ class Line:
                     return older.at
         return None
 
-    def join(self, at: BucketName, wake: Callable[[], None]) -> _Waiter:
-        """Stand in line at a bucket, last."""
-        waiter = _Waiter(at, wake)
+    def join(self, waiter: _Waiter) -> None:
+        """Stand in line, last."""
         with self._lock:
             self._waiters.append(waiter)
-        return waiter
+
+    def move(self, waiter: _Waiter, at: BucketName) -> None:
+        """Stand at another bucket; whoever it blocked at the one before looks again, or a wake-up would be lost."""
+        if waiter.at != at:
+            with self._lock:
+                waiter.at = at
+                wakes = self._changed()
+            _call(wakes)
 
     def leave(self, waiter: _Waiter) -> None:
         """Leave the line, served or not; the next in line looks again, or a wake-up would be lost."""
         with self._lock:
             self._waiters.remove(waiter)
-            wakes = self._firsts()
-        for wake in wakes:
-            wake()
+            wakes = self._changed()
+        _call(wakes)
 
-    def _firsts(self) -> list[Callable[[], None]]:
-        firsts: dict[BucketName, Callable[[], None]] = {}
+    def _changed(self) -> list[Callable[[], None]]:
+        """Return how to wake everybody who may go on now: the first at each bucket, and callers inside open calls."""
+        self.changes += 1
+        firsts: set[BucketName] = set()
+        wakes = []
         for waiter in self._waiters:
-            firsts.setdefault(waiter.at, waiter.wake)
-        return list(firsts.values())
+            if waiter.at not in firsts or self._family(waiter.place, waiter.ancestors):
+                wakes.append(waiter.wake)
+            firsts.add(waiter.at)
+        return wakes
+
+    def _family(self, place: Place, ancestors: tuple[str, ...]) -> set[str]:
+        found: set[str] = set()
+        for key, one in self._open.items():
+            if one.place == place or key in ancestors:
+                found |= {key} | one.around
+        return found & self._open.keys()
+
+    def _ending(self) -> set[str]:
+        """Return the open calls that will end: nobody inside them waits, or only for calls that will end."""
+        families = [(waiter.at, self._family(waiter.place, waiter.ancestors)) for waiter in self._waiters]
+        ending = set(self._open).difference(*(family for _, family in families))
+        while True:
+            more: set[str] = set()
+            for at, family in families:
+                if any(at in self._open[key].names for key in ending - family):
+                    more |= family
+            if more <= ending:
+                return ending
+            ending |= more
+
+
+def _call(wakes: list[Callable[[], None]]) -> None:
+    for wake in wakes:
+        wake()
 
 
 def turns(
@@ -159,27 +210,27 @@ def turns(
     Returns:
         What `attempt` returned last.
     """
+    place, ancestors = here(), lineage.get()
     waiter: _Waiter | None = None
-    mine = here()
-    ancestors = lineage.get()
     try:
         while True:
-            freed = line.freed
-            at = line.ahead(names, waiter)
+            changes = line.changes
+            held: int | None = None
+            at = None if line.inside(place, ancestors) else line.ahead(names, waiter)
             if at is None:
                 outcome = attempt(False)
                 if not isinstance(outcome, Refused) or outcome.spent:
                     return outcome
-                at = bucket_name(outcome)
-                if outcome.bucket.held <= line.owned(at, mine, ancestors):
-                    return attempt(True)
+                at, held = bucket_name(outcome), outcome.bucket.held
             if now_s() >= until_s:
                 return attempt(True)
             if waiter is None:
-                waiter = line.join(at, wake)
-            else:
-                waiter.at = at
-            if line.freed == freed:
+                waiter = _Waiter(at, wake, place, ancestors)
+                line.join(waiter)
+            line.move(waiter, at)
+            if held is not None and held <= line.in_vain(waiter):
+                return attempt(True)
+            if line.changes == changes:
                 yield min(chance.uniform(*_POLL_S), max(0.0, until_s - now_s()))
     finally:
         if waiter is not None:

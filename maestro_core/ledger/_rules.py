@@ -90,7 +90,12 @@ def charged(
 
 
 def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int) -> int | Refused:
-    """Return how much to hold for a call, or the bucket that lacks the most room for it."""
+    """Return how much to hold for a call, or the bucket that refuses it.
+
+    That is one whose money is spent, if there is one, so that nobody waits for another in vain; else the one that
+    lacks the most room.
+    """
+    places = list(places)
     limits: dict[str, int] = {}
     for meter, limit in hold.limits:
         name = meter.id
@@ -109,7 +114,14 @@ def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int)
         return hold.amount_nanos
     place, counter, enforced = tightest
     amount = _fitted(hold, free, others_hold=counter[1] > 0)
-    return Refused(place.bucket(counter), enforced, hold.needed_nanos, at_us) if amount is None else amount
+    if amount is not None:
+        return amount
+    needed = hold.needed_nanos
+    for other, (spent, held, presumed) in places:
+        limit = limits.get(other.key[0])
+        if limit is not None and spent + presumed + needed > limit:
+            return Refused(other.bucket((spent, held, presumed)), limit, needed, at_us)
+    return Refused(place.bucket(counter), enforced, needed, at_us)
 
 
 def _fitted(hold: Hold, free: int, *, others_hold: bool) -> int | None:
