@@ -103,7 +103,7 @@ class Admission:
         names = frozenset((meter.id, values) for meter, values in charged)
         request = Request(call, caps, bound, hold, names, keeps_last)
         if not last:
-            self._check_latch(request)
+            request = self._unlatched(request)
         if bound:
             self._check_ceiling(request, bound)
         return request
@@ -259,10 +259,14 @@ class Admission:
         ceiling = ceiling_tokens(call)
         return fit(call, bound, ceiling, self._settings.min_output_tokens, self.outputs) if ceiling else None
 
-    def _check_latch(self, request: Request) -> None:
+    def _unlatched(self, request: Request) -> Request:
+        """Return the request if its run may ask; with the limits as they are now, if a person has let it go on."""
         first = self.latches.find(request.call, request.names, request.hold.limits, self._ledger.now_us)
-        if first is not None and not self._let_go_on(request):
+        if first is None:
+            return request
+        if not self._let_go_on(request):
             self._raise(request, refusal.latched(first, request.call))
+        return replace(request, hold=self._limited(request.hold, request.caps, keeps_last=request.keeps_last))
 
     def _check_ceiling(self, request: Request, bound: Cost) -> None:
         call, needed = request.call, request.hold.needed_nanos

@@ -8,60 +8,68 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .types import Call
     from .usage import Usage
 
-__all__ = ["Prefixes"]
+__all__ = ["Known", "Prefixes"]
 
 _MOST = 20_000
 # What a chat format may put around a reply when it comes back as input.
 _FRAMING = 16
 
 
+class Known(NamedTuple):
+    """A counted beginning: its tokens, the messages after it, and whether its count has the call's tools in it."""
+
+    tokens: int
+    new: Sequence[Mapping[str, object]]
+    same_tools: bool
+
+
 class Prefixes:
     """Counted beginnings of conversations, of one process; the oldest are forgotten first.
 
-    A conversation is known by a chained fingerprint of provider, model, tools and messages, so a changed word anywhere
+    A conversation is known by a chained fingerprint of provider, model and messages, so a changed word anywhere
     makes it unknown. Fingerprints are Python's own keyed hashes; no text is kept.
     """
 
     def __init__(self) -> None:
-        self._tokens: dict[int, int] = {}
+        self._tokens: dict[int, tuple[int, int]] = {}  # tokens, and a fingerprint of the tools among them
         self._lock = threading.Lock()
 
     def learn(self, call: Call, usage: Usage, reply: Mapping[str, object] | None) -> None:
         """Remember what the provider counted for a call's input, and for its input together with its reply."""
         if not call.history or not usage.input_tokens or usage.lines or usage.flags:
             return  # parts of it may not have been counted
-        chain = _chain(call, call.history)[-1]
+        chain, tools = _chain(call, call.history)[-1], _fingerprint(call.tools)
         found = {chain: usage.input_tokens}
         if reply is not None and call.n == 1:
             found[hash((chain, _fingerprint(reply)))] = usage.input_tokens + usage.output_tokens + _FRAMING
         with self._lock:
             for key, tokens in found.items():
                 self._tokens.pop(key, None)  # the youngest stand last
-                self._tokens[key] = tokens
+                self._tokens[key] = tokens, tools
             while len(self._tokens) > _MOST:
                 del self._tokens[next(iter(self._tokens))]
 
-    def known(self, call: Call) -> tuple[int, Sequence[Mapping[str, object]]] | None:
-        """Return the tokens of the longest counted beginning (tools included), and the messages after it."""
+    def known(self, call: Call) -> Known | None:
+        """Return the longest counted beginning of a call's conversation, or None."""
         if not call.history or not self._tokens:
             return None
         chains = _chain(call, call.history)
         for end in range(len(chains), 0, -1):
-            tokens = self._tokens.get(chains[end - 1])
-            if tokens is not None:
-                return tokens, call.history[end:]
+            counted = self._tokens.get(chains[end - 1])
+            if counted is not None:
+                return Known(counted[0], call.history[end:], counted[1] == _fingerprint(call.tools))
         return None
 
 
 def _chain(call: Call, messages: Sequence[Mapping[str, object]]) -> list[int]:
     """Return one fingerprint for each beginning of the conversation."""
-    chain = hash((call.provider, call.model, _fingerprint(call.tools)))
+    chain = hash((call.provider, call.model))
     found = []
     for message in messages:
         chain = hash((chain, _fingerprint(message)))

@@ -24,19 +24,19 @@ def test_a_counted_beginning_is_known_with_and_without_its_reply():
     prefixes = Prefixes()
     assert prefixes.known(call(HISTORY)) is None
     prefixes.learn(call(HISTORY[:1]), Usage(input_tokens=1_010, output_tokens=5), HISTORY[1])
-    assert prefixes.known(call(HISTORY[:1])) == (1_010, [])
-    tokens, new = prefixes.known(call([*HISTORY, NEXT]))
+    assert prefixes.known(call(HISTORY[:1])) == (1_010, [], True)
+    assert prefixes.known(call(HISTORY[:1], tools=[{"name": "search"}])) == (1_010, [], False)
+    tokens, new, _ = prefixes.known(call([*HISTORY, NEXT]))
     assert 1_015 <= tokens < 1_050
     assert new == [NEXT]
     edited = {**HISTORY[1], "content": "another reply"}
-    assert prefixes.known(call([HISTORY[0], edited, NEXT])) == (1_010, [edited, NEXT])
+    assert prefixes.known(call([HISTORY[0], edited, NEXT])) == (1_010, [edited, NEXT], True)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         call([{"role": "human", "content": "words " * 1_000}]),
-        call(HISTORY[:1], tools=[{"name": "search"}]),
         Call(provider="openai", model="gpt-5", history=HISTORY[:1]),
         Call(provider="azure", model="gpt-5-mini", history=HISTORY[:1]),
         call(()),
