@@ -7,9 +7,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -21,6 +22,7 @@ EVERYTHING = Meter()
 CUSTOMER = Meter(("customer",))
 ACME = Attribution({"team": "growth", "customer": "acme", "run": "r1"}, (("agent", "boss"),))
 USD = 1_000_000_000
+NOBODY = 65_534
 
 
 @pytest.fixture
@@ -348,18 +350,35 @@ def test_a_read_only_database_keeps_the_hold(path, ledger):
     assert ledger.check() == []
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_file_or_folder_without_permission(path, what):
-    open_ledger(f"sqlite:///{path}").close()
-    target = path if what == "file" else path.parent
-    target.chmod(0o444 if what == "file" else 0o555)
+@contextmanager
+def as_nobody(*paths):
+    """Own the paths as an ordinary user: root, as whom the tests may run, may write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for each in paths:
+        os.chown(each, NOBODY, -1)
+    os.seteuid(NOBODY)
     try:
-        with pytest.raises(LedgerUnavailable, match=r"read-only|cannot be opened") as caught:
-            spend(open_ledger(f"sqlite:///{path}"), 5)
-        one_line(caught, path)
+        yield
     finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX permissions here")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_file_or_folder_without_permission(what):
+    with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        path = Path(folder, "ledger.db")
+        open_ledger(f"sqlite:///{path}").close()
+        target = path if what == "file" else path.parent
+        target.chmod(0o444 if what == "file" else 0o555)
+        with as_nobody(path, folder):
+            assert not os.access(target, os.W_OK, effective_ids=True)
+            with pytest.raises(LedgerUnavailable, match=r"read-only|cannot be opened") as caught:
+                spend(open_ledger(f"sqlite:///{path}"), 5)
         target.chmod(0o755)
+        one_line(caught, path)
 
 
 def test_a_full_disk_loses_nothing(path, ledger):
