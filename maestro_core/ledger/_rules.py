@@ -118,9 +118,9 @@ def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int)
         return amount
     needed = hold.needed_nanos
     for other, (spent, held, presumed) in places:
-        limit = limits.get(other.key[0])
-        if limit is not None and spent + presumed + needed > limit:
-            return Refused(other.bucket((spent, held, presumed)), limit, needed, at_us)
+        most = limits.get(other.key[0])
+        if most is not None and spent + presumed + needed > most:
+            return Refused(other.bucket((spent, held, presumed)), most, needed, at_us)
     return Refused(place.bucket(counter), enforced, needed, at_us)
 
 
