@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from .callbacks import MaestroCallbackHandler
 from .embeddings import governed
+from .installation import install
 
 if TYPE_CHECKING:
     from .middleware import MaestroMiddleware
 
-__all__ = ["MaestroCallbackHandler", "MaestroMiddleware", "governed"]
+__all__ = ["MaestroCallbackHandler", "MaestroMiddleware", "governed", "install"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._convert import may_retry, retry_pause_s
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSend", "Send", "for_openai", "is_openai"]
 
+_T = TypeVar("_T")
+
 
 class Send(Protocol):
     """Reserve for a payload, do the work that sends it, settle."""
 
-    def __call__(
-        self, payload: object, work: Callable[[], Any], *, model: str = "", attempts: int = 1
-    ) -> Any:
+    def __call__(self, payload: object, work: Callable[[], _T], *, model: str = "", attempts: int = 1) -> _T:
         """Return what the work returns."""
 
 
@@ -27,8 +27,8 @@ class AsyncSend(Protocol):
     """As `Send`, in an event loop."""
 
     async def __call__(
-        self, payload: object, work: Callable[[], Awaitable[Any]], *, model: str = "", attempts: int = 1
-    ) -> Any:
+        self, payload: object, work: Callable[[], Awaitable[_T]], *, model: str = "", attempts: int = 1
+    ) -> _T:
         """Return what the work returns."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import var_child_runnable_config
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from maestro_core.types import Reservation
 
 __all__ = ["governed"]
+
+_T = TypeVar("_T")
 
 # The package that a class comes from, and the provider that bills what it sends.
 _PROVIDERS = {
@@ -89,11 +91,11 @@ class _Governed(Embeddings):
             raise AttributeError(name)
         return getattr(self._inner, name)
 
-    def _run(self, texts: Sequence[str], work: Callable[[], Any]) -> Any:
+    def _run(self, texts: Sequence[str], work: Callable[[], _T]) -> _T:
         with self.door.run():
             return self.door.send(texts, work, attempts=self._attempts) if self._whole and texts else work()
 
-    async def _arun(self, texts: Sequence[str], work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _arun(self, texts: Sequence[str], work: Callable[[], Awaitable[_T]]) -> _T:
         with self.door.run():
             if self._whole and texts:
                 return await self.door.asend(texts, work, attempts=self._attempts)
@@ -122,7 +124,7 @@ class _Door:
             self._maestro = Maestro.default()
         return self._maestro
 
-    def send(self, payload: object, work: Callable[[], Any], *, model: str = "", attempts: int = 1) -> Any:
+    def send(self, payload: object, work: Callable[[], _T], *, model: str = "", attempts: int = 1) -> _T:
         call, parent = self._call(payload, model, attempts)
         try:
             reservation = self.maestro.doors.reserve(call, fits=False)
@@ -134,8 +136,8 @@ class _Door:
         return answer
 
     async def asend(
-        self, payload: object, work: Callable[[], Awaitable[Any]], *, model: str = "", attempts: int = 1
-    ) -> Any:
+        self, payload: object, work: Callable[[], Awaitable[_T]], *, model: str = "", attempts: int = 1
+    ) -> _T:
         call, parent = self._call(payload, model, attempts)
         try:
             reservation = await self.maestro.doors.areserve(call, fits=False)
