@@ -58,7 +58,8 @@ def report(
     """Return who spent what in a period.
 
     Raises:
-        ValueError: For a `since` or `until` that names no instant, or a `by` that is no dimension.
+        ValueError: For a `since` or `until` that names no instant, an `until` before `since`, or a `by` that is no
+            dimension.
     """
     dimensions = (by,) if isinstance(by, str) else tuple(by)
     for name in dimensions:
@@ -66,6 +67,8 @@ def report(
     now_us = ledger.now_us()
     since_us = parse_time(since, now_us, time_zone, name="since")
     until_us = None if until is None else parse_time(until, now_us, time_zone, name="until")
+    if until_us is not None and until_us < since_us:
+        raise ValueError(f"until={until!s} is before since={since!s}; nothing lies between them")
     sums = ledger.sums(dimensions, since_us=since_us, until_us=until_us, where=where)
     rows = [
         ReportRow(
@@ -111,6 +114,8 @@ def parse_time(value: Since, now_us: int, time_zone: str, *, name: str) -> int:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError(f"{name}={value!r} names no time{hint}") from None
+    if not isinstance(value, datetime):
+        raise ValueError(f"{name}={value!r} is no time{hint}")  # noqa: TRY004 - as for any other value that is wrong
     if value.tzinfo is None:
         raise ValueError(f"{name}={value.isoformat()!r} has no time zone{hint}")
     return to_micros(value.astimezone(UTC))

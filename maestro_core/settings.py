@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     prices: tuple[Annotated[PriceEntry, BeforeValidator(_price_entry)], ...] = ()
     time_zone: str = "UTC"
     on_unknown_price: Literal["warn", "refuse"] = "warn"
-    on_ledger_error: Literal["refuse"] | dict[Literal["allow_usd"], str] = "refuse"
+    on_ledger_error: Literal["refuse"] | Annotated[dict[Literal["allow_usd"], str], Field(min_length=1)] = (
+        "refuse"
+    )
     wait_s: float = Field(120, ge=0)
     min_output_tokens: int = Field(256, ge=1)
     hold_ttl_s: float = Field(3600, gt=0)
@@ -221,6 +223,12 @@ def _explain(error: ValidationError, cls: type[Settings]) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown setting {place!r}{_closest(place, cls.model_fields)}"
+    if place.startswith("on_ledger_error"):
+        return f"""setting on_ledger_error: {first["input"]!r} is neither "refuse" nor {{"allow_usd": "5"}}"""
+    if first["type"] == "tuple_type":
+        return (
+            f"setting {place}: {first['input']!s} is no list; put it in brackets, even if it is the only one"
+        )
     reason = first["msg"].removeprefix("Value error, ")
     return f"setting {place}: {reason}" if place else reason
 

@@ -115,6 +115,10 @@ def test_since_and_until_are_instants(make_maestro):
             maestro.report("model", since=naive)
     with pytest.raises(ValueError, match="names no time; use"):
         maestro.report("model", since="yesterday")
+    with pytest.raises(ValueError, match="since=24 is no time; use"):
+        maestro.report("model", since=24)
+    with pytest.raises(ValueError, match="until=2h is before since=1h"):
+        maestro.report("model", since="1h", until="2h")
 
 
 def test_where_selects_rows(make_maestro):

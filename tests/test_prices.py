@@ -197,7 +197,9 @@ def test_every_name_that_the_book_lists_is_that_model():
 
 
 def test_near_names_are_offered():
-    with pytest.raises(PriceNotFound) as raised:
+    with pytest.raises(
+        PriceNotFound, match=r"no model 'gpt-5-minj' of openai; closest are .*gpt-5-mini"
+    ) as raised:
         price("openai", "gpt-5-minj", TEN_ONE, at=AT)
     assert "gpt-5-mini" in raised.value.closest
     assert closest("nobody", "x") == ()

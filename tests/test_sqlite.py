@@ -381,6 +381,30 @@ def test_a_file_or_folder_without_permission(what):
         one_line(caught, path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes here")
+def test_a_limit_on_file_sizes_loses_nothing(path, ledger):
+    import resource
+
+    held = ledger.reserve(hold(5))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    done = 0
+    try:
+        with pytest.raises(
+            LedgerUnavailable, match="reading or writing it failed; look at the disk"
+        ) as caught:
+            for _ in range(1000):
+                spend(ledger, 1)
+                done += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    one_line(caught, path)
+    ledger.settle(held.key, Settlement(cost_nanos=4))
+    (total,) = ledger.sums(())
+    assert total.cost_nanos - 4 == done > 0
+    assert ledger.check() == []
+
+
 def test_a_full_disk_loses_nothing(path, ledger):
     ledger.declare([CUSTOMER])
     held = ledger.reserve(hold(5))

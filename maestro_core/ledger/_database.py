@@ -32,6 +32,8 @@ _FIXES = {
     "SQLITE_CANTOPEN": "it cannot be opened; check that it is a file, and that it and its folder may be written",
     "SQLITE_CORRUPT": 'it is damaged; restore a backup, or rescue it with "sqlite3 FILE .recover"',
     "SQLITE_FULL": "the disk is full; free some space. Nothing is lost: open holds stay as they are",
+    "SQLITE_IOERR": "reading or writing it failed; look at the disk, its quota and the limit on file sizes (ulimit -f)."
+    " Nothing is lost: open holds stay as they are",
     "SQLITE_NOTADB": "it is not a SQLite database; move it away or name another file",
     "SQLITE_READONLY": "it is read-only; let this process write to the file and its folder, or name another file",
 }

@@ -99,12 +99,11 @@ def find(provider: str, model: str | None) -> Entry:
         name = path.sub("", name)
     if found := _listed(home, name):
         return found
-    raise PriceNotFound(
-        f"no price: the price book has no model {model!r} of {home}"
-        if name
-        else f"no price: the model of this {home} call is not known",
-        closest(home, name),
-    )
+    if not name:
+        raise PriceNotFound(f"no price: the model of this {home} call is not known")
+    near = closest(home, name)
+    hint = f"; closest are {', '.join(near)}" if near else ""
+    raise PriceNotFound(f"no price: the price book has no model {model!r} of {home}{hint}", near)
 
 
 @lru_cache(maxsize=4096)  # also for what is not there, which takes longest
