@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PriceNotFound
 from .estimate import context_window, input_bound, output_ceiling
+from .money import NANOS_PER_USD, PICOS_PER_NANO
 from .prefixes import Prefixes
 from .prices import price_book
 from .prices.caching import asked_writes
 from .prices.layers import Layers, Priced, Spent, Worst
-from .types import Call, Reservation, Settlement
+from .types import Call, Cost, CostLine, Reservation, Settlement
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from .prices.entries import PriceEntry
-    from .types import Cost, Record
+    from .types import Record
 
 __all__ = ["Quotes", "ceiling_tokens"]
 
@@ -53,6 +54,7 @@ class Quotes:
     def __init__(self, plugins: PluginManager, prices: Sequence[PriceEntry] = ()) -> None:
         self.plugins = plugins
         self._layers = Layers(prices)
+        self._tools = [entry for entry in prices if entry.tool is not None]
         self.prefixes = Prefixes()
         self._warned: set[tuple[str, str]] = set()
 
@@ -62,6 +64,8 @@ class Quotes:
         Raises:
             PriceNotFound: If no price is known, or a component has no limit (the message names the one to set).
         """
+        if call.operation == "tool":
+            return self._tool_price(call)
         most = self.plugins.hook.maestro_estimate(call=call)
         if most is None:
             most = Usage(input_tokens=_most_input(call, self.prefixes), output_tokens=_most_output(call))
@@ -82,11 +86,31 @@ class Quotes:
         )
         return once if call.attempts == 1 else _times(once, call.attempts)
 
+    def sells(self, tool: str) -> bool:
+        """Return whether the `prices` setting has a price for each use of a tool."""
+        return any(entry.tool == tool for entry in self._tools)
+
+    def _tool_price(self, call: Call) -> Cost:
+        day = (call.at or datetime.now(UTC)).date()
+        for entry in self._tools:
+            if entry.tool == call.model and entry.per_call is not None and entry.holds(day):
+                picos = entry.per_call * PICOS_PER_NANO * NANOS_PER_USD
+                line = CostLine("tool", 1, picos, call.model)
+                return Cost(
+                    nanos=round(picos / PICOS_PER_NANO), lines=(line,), price_id=f"user:tool:{call.model}"
+                )
+        raise PriceNotFound(f"no price is declared for the tool {call.model} on {day}")
+
     def settlement(
         self, reservation: Reservation, usage: Usage | None, detail: Mapping[str, Any]
     ) -> Settlement:
         """Return what the call came to. Without usage it is the hold, marked as estimated; never silently 0."""
         facts = dict(detail)
+        if reservation.call.operation == "tool" and reservation.bound:
+            cost = reservation.bound
+            return Settlement(
+                cost_nanos=cost.nanos, sheet_nanos=cost.nanos, price_id=cost.price_id, detail=facts
+            )
         if usage is None:
             return self._at_hold(reservation, facts)
         priced = self._price(reservation, usage, facts.get("latency_ms"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .attribution import current
 from .errors import CapExceeded, MaestroError
-from .types import Attribution
+from .types import Attribution, Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .maestro import Maestro
     from .telemetry import Operation
-    from .types import Call, Record, Reservation, Step
+    from .types import Record, Reservation, Step
     from .usage import Usage
 
 __all__ = ["Runs"]
@@ -47,6 +47,7 @@ class _Run:
     path: tuple[Step, ...]
     span: Span | None
     own_span: Span | None = None
+    paid: Reservation | None = None  # for the use of a tool that has a price
     calls: set[Hashable] = field(default_factory=set)  # open calls, kept at the root only
 
 
@@ -80,16 +81,26 @@ class Runs:
         name: str = "",
         dimensions: Mapping[str, str] | None = None,
     ) -> None:
-        """A run has begun below its parent; agents and tools become part of the path of every call inside."""
+        """A run has begun below its parent; agents and tools become part of the path of every call inside.
+
+        Raises:
+            CapExceeded: If it is a tool with a price, and a cap does not admit one more use.
+        """
         if run_id in self._runs:
             return
         parent = self._find(parent_id)
-        root_id = parent.root_id if parent else run_id
-        path = parent.path if parent else ()
-        run = _Run(root_id, path, parent.span if parent else None)
+        around = _around.get()
+        path = parent.path if parent else around.path if around else ()
+        run = _Run(parent.root_id if parent else run_id, path, parent.span if parent else None)
         if kind != "chain":
-            run.path = (*path, (kind, name))
+            # Middleware around a tool has put the tool into the path already.
+            run.path = path if not parent and path[-1:] == ((kind, name),) else (*path, (kind, name))
             where = self.attribution(run, dimensions)
+            if kind == "tool" and self._maestro.admission.quotes.sells(name):
+                paid = Call(
+                    provider="tool", model=name, operation="tool", attribution=where, name=f"tool {name}"
+                )
+                run.paid = self._maestro.reserve(paid)
             run.own_span = self._maestro.telemetry.start(_OPERATIONS[kind], name, where, parent=run.span)
             run.span = run.own_span or run.span
         self._runs[run_id] = run
@@ -109,6 +120,9 @@ class Runs:
             forgotten = self._ended.pop(oldest, None)
             for call_id in forgotten.calls if forgotten else ():
                 self._calls.pop(call_id, None)
+        paid = run.paid
+        if paid is not None:
+            self._safely(lambda: self._maestro.settle(paid, None))
         self._maestro.telemetry.end(run.own_span, error=error)
         keys = [
             self._calls[call_id].reservation.key for call_id in tuple(run.calls) if call_id in self._calls
@@ -166,8 +180,9 @@ class Runs:
         if offered is not None:
             where = offered.call.attribution
         call = replace(call, attribution=where)
+        operation: Operation = "embeddings" if call.operation == "embeddings" else "chat"
         span = self._maestro.telemetry.start(
-            call.operation, call.model, where, parent=parent.span if parent else None, call=call
+            operation, call.model, where, parent=parent.span if parent else None, call=call
         )
         try:
             reservation = offered or self._maestro.reserve(call)

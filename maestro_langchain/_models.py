@@ -63,11 +63,13 @@ def own_limit(model: BaseChatModel, settings: dict[str, Any]) -> int | None:
 def without_sdk_retries(model: BaseChatModel) -> tuple[BaseChatModel, int]:
     """Return a copy of the model whose client never sends a request again by itself, and how often it would have.
 
-    The user's model is left as it is. A copy shares the client, which keeps its own number of retries, so that is
+    The copy also asks for usage in streams, where the model does not say whether to: ChatOpenAI leaves it out for any
+    `base_url` but OpenAI's own, and a stream without usage can only be settled at its hold. The user's model is left as it is. A copy shares the client, which keeps its own number of retries, so that is
     replaced too; the names are the integrations' private ones, and a test holds them.
     """
     retries = retries_of(model_key(model)[0], {"max_retries": getattr(model, "max_retries", None)}, {})
-    if retries == 0 or not hasattr(model, "max_retries"):
+    silent = getattr(model, "stream_usage", True) is None
+    if not silent and (retries == 0 or not hasattr(model, "max_retries")):
         return model, 0
     try:
         known = _governed.get(model)
@@ -81,7 +83,10 @@ def without_sdk_retries(model: BaseChatModel) -> tuple[BaseChatModel, int]:
 
 
 def _copy_without_retries(model: Any) -> Any:
-    copy = model.model_copy(update={"max_retries": 0})
+    update = {"max_retries": 0} if hasattr(model, "max_retries") else {}
+    if getattr(model, "stream_usage", True) is None:
+        update["stream_usage"] = True
+    copy = model.model_copy(update=update)
     if getattr(model, "root_client", None) is not None:  # ChatOpenAI and its subclasses
         copy.root_client = model.root_client.with_options(max_retries=0)
         copy.client = copy.root_client.chat.completions

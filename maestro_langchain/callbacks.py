@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
 
-__all__ = ["MaestroCallbackHandler"]
+__all__ = ["MaestroCallbackHandler", "as_langchain"]
 
 _log = logging.getLogger("maestro")
 _P = ParamSpec("_P")
+
+
+def as_langchain(error: CapExceeded) -> CapExceeded:
+    """Return a refusal as LangChain has to see it."""
+    from ._errors import LangChainCapExceeded  # looks for langgraph, which costs time to import
+
+    return (
+        error
+        if isinstance(error, LangChainCapExceeded)
+        else LangChainCapExceeded(*error.args, **error.__dict__)
+    )
 
 
 def _harmless(method: Callable[_P, None]) -> Callable[_P, None]:
@@ -31,6 +42,8 @@ def _harmless(method: Callable[_P, None]) -> Callable[_P, None]:
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             method(*args, **kwargs)
+        except CapExceeded as error:  # of a tool that has a price
+            raise as_langchain(error) from None
         except Exception:  # noqa: BLE001 - whatever it was, the agent goes on
             _log.exception("Maestro could not follow a LangChain event; calls go on")
 
@@ -115,9 +128,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         try:
             self.maestro.runs.reserve(run_id, parent_id, call)
         except CapExceeded as error:
-            from ._errors import LangChainCapExceeded
-
-            raise LangChainCapExceeded(*error.args, **error.__dict__) from None
+            raise as_langchain(error) from None
 
     @_harmless
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tracers.context import register_configure_hook
 
 from maestro_core import CapExceeded, Maestro
@@ -19,9 +19,8 @@ from maestro_core.money import parse_usd
 from maestro_core.types import Attribution, new_key
 
 from ._convert import dimensions, may_retry, retry_pause_s
-from ._errors import LangChainCapExceeded
 from ._models import limit_settings, request_call, without_sdk_retries
-from .callbacks import MaestroCallbackHandler
+from .callbacks import MaestroCallbackHandler, as_langchain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -152,16 +151,22 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         raise AssertionError
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
-        """Tell the calls inside a tool whom they are for."""
-        with self.maestro.runs.around(self._inside_tool(request)):
-            return handler(request)
+        """Tell the calls inside a tool whom they are for; hold for the tool itself, if it has a price."""
+        try:
+            with self._tool_door(request):
+                return handler(request)
+        except CapExceeded as error:
+            return self._not_run(request, error)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
     ) -> Any:
         """As `wrap_tool_call`."""
-        with self.maestro.runs.around(self._inside_tool(request)):
-            return await handler(request)
+        try:
+            with self._tool_door(request):
+                return await handler(request)
+        except CapExceeded as error:
+            return self._not_run(request, error)
 
     # -- one request ----------------------------------------------------------------------------------------------
 
@@ -216,6 +221,15 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         finally:
             _handler.reset(token)
 
+    @contextmanager
+    def _tool_door(self, request: ToolCallRequest) -> Iterator[None]:
+        token = _handler.set(self._handler)  # so that models called inside a tool are governed, too
+        try:
+            with self.maestro.runs.around(self._inside_tool(request)):
+                yield
+        finally:
+            _handler.reset(token)
+
     def _passage(self, request: ModelRequest[Any]) -> _Passage:
         config = _config()
         where, inner = self._where(config, str(request.state.get("maestro_run") or ""))
@@ -256,7 +270,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 ended = {str(message.response_metadata.get(key)) for key in ("finish_reason", "stop_reason")}
                 details = message.response_metadata.get("incomplete_details") or {}
                 if ended & _CUT or details.get("reason") == "max_output_tokens":
-                    raise _as_langchain(self.maestro.admission.cut(reservation, message.text))
+                    raise as_langchain(self.maestro.admission.cut(reservation, message.text))
         return response
 
     # -- leaving --------------------------------------------------------------------------------------------------
@@ -284,8 +298,19 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def _leave(self, passage: _Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
         if self._exit == "error" or passage.inner or self._exit == "interrupt":
-            raise _as_langchain(error)
+            raise as_langchain(error)
         return _farewell(error)
+
+    def _not_run(self, request: ToolCallRequest, error: CapExceeded) -> ToolMessage:
+        """Return what the model is told of a refusal inside a tool, where the run may go on; else raise it.
+
+        A cap on the tool stops the tool. Any other cap stops the agent at its next model call, which leaves as
+        `exit_behavior` says.
+        """
+        own = "tool" in error.cap.per or any(name == "tool" for name, _ in error.cap.where)
+        if not own and self._exit not in ("end", "wrap_up"):
+            raise as_langchain(error)
+        return ToolMessage(f"Not run: {error}", tool_call_id=request.tool_call["id"], status="error")
 
     def _pauses(self, error: CapExceeded) -> bool:
         # Without a checkpointer langgraph would pause quietly, and nobody could ever resume.
@@ -321,14 +346,6 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 def _farewell(error: CapExceeded) -> AIMessage:
     partial = f"{error.partial}\n\n" if error.partial else ""
     return AIMessage(f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}})
-
-
-def _as_langchain(error: CapExceeded) -> LangChainCapExceeded:
-    return (
-        error
-        if isinstance(error, LangChainCapExceeded)
-        else LangChainCapExceeded(*error.args, **error.__dict__)
-    )
 
 
 def _spoken(response: ModelResponse[Any]) -> ModelResponse[Any]:

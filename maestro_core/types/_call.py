@@ -73,7 +73,7 @@ class Call:
         n: How many completions are asked for.
         attempts: How often the client library may send it by itself (1 + its retries).
         tier: The service tier that the request asks for.
-        operation: `"chat"` or `"embeddings"`.
+        operation: `"chat"`, `"embeddings"`, or `"tool"` for one use of a paid tool (`provider="tool"`).
         attribution: Whom it is for; the surrounding `attribution(...)` is merged in when it is reserved.
         name: How messages call it, e.g. `"ChatOpenAI gpt-5"`; the model's name if empty.
         key: Identity of this attempt, made by the client; every verb of the ledger is idempotent on it.
@@ -90,7 +90,7 @@ class Call:
     n: int = 1
     attempts: int = 1
     tier: str | None = None
-    operation: Literal["chat", "embeddings"] = "chat"
+    operation: Literal["chat", "embeddings", "tool"] = "chat"
     attribution: Attribution = field(default_factory=Attribution)
     name: str = ""
     key: str = field(default_factory=new_key)
