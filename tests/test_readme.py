@@ -28,7 +28,7 @@ def test_the_python_blocks_run_in_order(provider, monkeypatch, tmp_path, capsys)
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), scope)  # noqa: S102 - that is the test
         made.append(scope["maestro"])
-    assert len(provider.requests) == 3
+    assert len(provider.requests) == 4
     assert "researcher" in capsys.readouterr().out
     assert scope["maestro"].report("model", since="all").total == provider.bill
     scope["client"].close()
