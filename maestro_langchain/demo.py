@@ -90,7 +90,7 @@ def _temporary_ledger() -> str:
 
 
 def _run_tasks(maestro: Maestro, models: _Models, console: Console) -> CapExceeded | None:
-    agents = _agents(models)
+    agents = _agents(models, maestro)
     handler = MaestroCallbackHandler(maestro)
     halted = None
     for number, (team, feature, customer, name, question) in enumerate(TASKS, 1):
@@ -135,12 +135,15 @@ def _summary(
         console.print(verdict)
 
 
-def _agents(models: _Models) -> dict[str, Any]:
+def _agents(models: _Models, maestro: Maestro) -> dict[str, Any]:
     from langchain.agents import create_agent
     from langchain_core.tools import tool
 
+    from .middleware import MaestroMiddleware
+
+    ours = [MaestroMiddleware(maestro)]
     summariser: Any = create_agent(
-        models.anthropic, [], name="summariser", system_prompt="Summarise in two sentences."
+        models.anthropic, [], middleware=ours, name="summariser", system_prompt="Summarise in two sentences."
     )
 
     @tool
@@ -167,10 +170,12 @@ def _agents(models: _Models) -> dict[str, Any]:
     stubborn = "Search with web_search until you find it. Never give up, never answer without it."
     return {
         "researcher": create_agent(
-            models.openai, [web_search, summarise], name="researcher", system_prompt=brief
+            models.openai, [web_search, summarise], middleware=ours, name="researcher", system_prompt=brief
         ),
-        "helpdesk": create_agent(models.anthropic, [look_up_order], name="helpdesk"),
-        "crawler": create_agent(models.openai, [web_search], name="crawler", system_prompt=stubborn),
+        "helpdesk": create_agent(models.anthropic, [look_up_order], middleware=ours, name="helpdesk"),
+        "crawler": create_agent(
+            models.openai, [web_search], middleware=ours, name="crawler", system_prompt=stubborn
+        ),
     }
 
 
