@@ -92,36 +92,42 @@ def charged(
 def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int) -> int | Refused:
     """Return how much to hold for a call, or the bucket that refuses it.
 
-    That is one whose money is spent, if there is one, so that nobody waits for another in vain; else the one that
-    lacks the most room.
+    That is one whose money is spent, if there is one, so that nobody waits for another in vain. Of several, it is the
+    one that lacks the most room.
     """
-    places = list(places)
     limits: dict[str, int] = {}
     for meter, limit in hold.limits:
         name = meter.id
         if name not in limits or limit < limits[name]:
             limits[name] = limit
-    tightest: tuple[Place, Sequence[int], int] | None = None
-    free = 0
-    for place, counter in places:
-        enforced = limits.get(place.key[0])
-        if enforced is None:
-            continue
-        left = enforced - sum(counter)
-        if tightest is None or left < free:
-            free, tightest = left, (place, counter, enforced)
-    if tightest is None:
+    enforced = [_Enforced(*one, limits[one[0].key[0]]) for one in places if one[0].key[0] in limits]
+    if not enforced:
         return hold.amount_nanos
-    place, counter, enforced = tightest
-    amount = _fitted(hold, free, others_hold=counter[1] > 0)
+    tightest = min(enforced, key=_free)
+    amount = _fitted(hold, _free(tightest), others_hold=tightest.counter[1] > 0)
     if amount is not None:
         return amount
     needed = hold.needed_nanos
-    for other, (spent, held, presumed) in places:
-        most = limits.get(other.key[0])
-        if most is not None and spent + presumed + needed > most:
-            return Refused(other.bucket((spent, held, presumed)), most, needed, at_us)
-    return Refused(place.bucket(counter), enforced, needed, at_us)
+    spent = [one for one in enforced if _unspent(one) < needed]
+    place, counter, limit = min(spent, key=_unspent) if spent else tightest
+    return Refused(place.bucket(counter), limit, needed, at_us)
+
+
+class _Enforced(NamedTuple):
+    """A place, its counter and its limit."""
+
+    place: Place
+    counter: Sequence[int]
+    limit_nanos: int
+
+
+def _free(one: _Enforced) -> int:
+    return one.limit_nanos - sum(one.counter)
+
+
+def _unspent(one: _Enforced) -> int:
+    spent, _, presumed = one.counter
+    return one.limit_nanos - spent - presumed
 
 
 def _fitted(hold: Hold, free: int, *, others_hold: bool) -> int | None:
