@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.tracers.context import register_configure_hook
@@ -10,11 +11,12 @@ from langchain_core.tracers.context import register_configure_hook
 from .callbacks import MaestroCallbackHandler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextvars import ContextVar
 
     from maestro_core import Maestro
 
-__all__ = ["install", "installed"]
+__all__ = ["install", "installed", "lent"]
 
 
 class _Everywhere:
@@ -28,6 +30,7 @@ class _Everywhere:
         self.handler: MaestroCallbackHandler | None = None
         self.given: Maestro | None = None
         self.registered = False
+        self.lent = False
         self.lock = threading.Lock()
 
     def get(self) -> MaestroCallbackHandler | None:
@@ -49,15 +52,33 @@ def install(maestro: Maestro | None = None) -> None:
         maestro: The instance to use; `Maestro.default()`, built from settings on first use, if None.
     """
     with _everywhere.lock:
-        if not _everywhere.registered:
-            # Inheritable, because langgraph hands its nodes what they inherit and asks no hooks again.
-            register_configure_hook(cast("ContextVar[Any]", _everywhere), inheritable=True)
-            _everywhere.registered = True
+        _register()
         if _everywhere.handler is None or _everywhere.given is not maestro:
             # A call that has started keeps the handler it started with, which settles it where it was reserved.
             _everywhere.given, _everywhere.handler = maestro, MaestroCallbackHandler(maestro)
 
 
 def installed() -> bool:
-    """Return whether a handler for the whole process is there."""
-    return _everywhere.handler is not None
+    """Return whether the handler for the whole process is decided on."""
+    return _everywhere.lent or _everywhere.handler is not None
+
+
+@contextmanager
+def lent(maestro: Maestro | None) -> Iterator[None]:
+    """Inside the block, this `Maestro` is installed, or none is; afterwards all is as it was. For tests and proofs."""
+    with _everywhere.lock:
+        _register()
+        before = _everywhere.given, _everywhere.handler, _everywhere.lent
+        handler = MaestroCallbackHandler(maestro) if maestro else None
+        _everywhere.given, _everywhere.handler, _everywhere.lent = maestro, handler, True
+    try:
+        yield
+    finally:
+        _everywhere.given, _everywhere.handler, _everywhere.lent = before
+
+
+def _register() -> None:
+    if not _everywhere.registered:
+        # Inheritable, because langgraph hands its nodes what they inherit and asks no hooks again.
+        register_configure_hook(cast("ContextVar[Any]", _everywhere), inheritable=True)
+        _everywhere.registered = True

@@ -17,6 +17,8 @@ from maestro_core.money import to_usd
 from ._shared import sqlite_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pluggy import PluginManager
 
     from maestro_core.settings import Settings
@@ -42,9 +44,10 @@ def examine() -> dict[str, Any]:
     problems: list[str] = []
     settings = _settings(problems)
     manager = plugins.load()
+    extras = {name: _version(distribution) for name, distribution in _EXTRAS.items()}
     facts = {
         "versions": _versions(),
-        "extras": {name: _version(distribution) for name, distribution in _EXTRAS.items()},
+        "extras": extras,
         "settings": _effective(settings),
         "attribution": _attribution(problems),
         "ledger": _ledger(settings, manager, problems),
@@ -52,7 +55,18 @@ def examine() -> dict[str, Any]:
         "plugins": _plugins(manager, problems),
         "otlp_endpoint": _otlp_endpoint(),
     }
-    return {"ok": not problems, "problems": problems, **facts}
+    return {"ok": not problems, "problems": problems, "notes": _notes(extras), **facts}
+
+
+def _notes(extras: Mapping[str, str | None]) -> list[str]:
+    """Return what is no fault, but may be a surprise."""
+    if extras["langchain_core"] is None:
+        return [
+            'LangChain is not installed, and with it no door to it: pip install "maestro-finops[langchain]"'
+        ]
+    if extras["langchain"] is None:
+        return ['langchain is not installed: MaestroMiddleware needs pip install "maestro-finops[langchain]"']
+    return []
 
 
 def _settings(problems: list[str]) -> Settings | None:

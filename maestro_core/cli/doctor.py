@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from maestro_core.errors import MaestroError
 
 from ._examine import examine
 from ._shared import AsJson, echo_json
@@ -16,20 +19,43 @@ __all__ = ["doctor"]
 
 # Enough to see what is going on; --json has them all.
 _MOST_HOLDS = 10
+_HOLDS = {True: "yes", False: "NO", None: "-"}
 
 
-def doctor(*, as_json: AsJson = False) -> None:
+def doctor(
+    *,
+    prove: Annotated[
+        bool,
+        typer.Option("--prove", help="Send a call under a cap of $0 through every door, to this machine."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check versions, settings, ledger, price book and plugins.
 
     It changes nothing. The exit code is 1 if there is something to fix.
     """
     found = examine()
+    if prove:
+        found["doors"] = _proofs(found["problems"])
+        found["ok"] = not found["problems"]
     if as_json:
         echo_json(found)
     else:
         _print(found)
     if not found["ok"]:
         raise typer.Exit(1)
+
+
+def _proofs(problems: list[str]) -> list[dict[str, Any]]:
+    """Try the doors; one that lets a call out under a cap is a problem."""
+    try:
+        # By name: the core does not import its adapters.
+        proofs = import_module("maestro_langchain.prove").prove()
+    except ImportError as error:
+        message = f'the doors cannot be tried: {error}; pip install "maestro-finops[langchain]"'
+        raise MaestroError(message) from None
+    problems += [f"{door}: {detail}" for door, ok, detail in proofs if ok is False]
+    return [{"door": door, "ok": ok, "detail": detail} for door, ok, detail in proofs]
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -44,6 +70,12 @@ def _print(found: dict[str, Any]) -> None:
     )
     _section(["part", "state"], _parts(found))
     _section(["hold", "since", "model", "dollars"], _holds(found["ledger"]["holds"]))
+    _section(
+        ["door", "holds", "why"],
+        [(each["door"], _HOLDS[each["ok"]], each["detail"]) for each in found.get("doors", ())],
+    )
+    for note in found["notes"]:
+        typer.echo(f"note: {note}")
     for problem in found["problems"]:
         typer.echo(f"problem: {clean(problem)}")
     typer.echo("all is well" if found["ok"] else f"to fix: {len(found['problems'])}")
