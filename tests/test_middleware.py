@@ -490,3 +490,17 @@ def test_resume_lifts_the_latch_and_raises_only_that_runs_caps(provider, openai,
     assert "> $0.008" in str(caught.value)
     assert len(provider.requests) > before
     assert_sound(maestro, provider, 8_000_000)
+
+
+@pytest.mark.parametrize("model_kind", ["openai", "anthropic"])
+def test_a_sequential_agent_spends_its_cap_before_it_is_told_no(model_kind, provider, openai, anthropic, make_maestro):
+    """Its context grows with every turn; what cannot be spent is less than one call."""
+    provider.reply = lambda r: Reply(text="Hm. ", tool_calls=[("search", {"query": "x"})], output_tokens=300)
+    cap = 40_000_000 if model_kind == "openai" else 400_000_000
+    maestro = make_maestro(caps=[Cap(usd(cap), per="run")])
+    model = (openai if model_kind == "openai" else anthropic)(max_tokens=1_000)
+    with pytest.raises(CapExceeded) as caught:
+        loop_agent(model, maestro, "error").invoke(BRIEF, {"recursion_limit": 1_000})
+    assert caught.value.reason == "spent"
+    assert_sound(maestro, provider, cap)
+    assert provider.bill_nanos >= 0.95 * cap
