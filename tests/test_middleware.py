@@ -493,7 +493,9 @@ def test_resume_lifts_the_latch_and_raises_only_that_runs_caps(provider, openai,
 
 
 @pytest.mark.parametrize("model_kind", ["openai", "anthropic"])
-def test_a_sequential_agent_spends_its_cap_before_it_is_told_no(model_kind, provider, openai, anthropic, make_maestro):
+def test_a_sequential_agent_spends_its_cap_before_it_is_told_no(
+    model_kind, provider, openai, anthropic, make_maestro
+):
     """Its context grows with every turn; what cannot be spent is less than one call."""
     provider.reply = lambda r: Reply(text="Hm. ", tool_calls=[("search", {"query": "x"})], output_tokens=300)
     cap = 40_000_000 if model_kind == "openai" else 400_000_000
