@@ -212,6 +212,8 @@ class Admission:
         merged |= {**current(), **cleaned(own.dimensions)}
         if len(merged) > MOST_DIMENSIONS:
             merged = self._fewer(merged)
+        if merged == own.dimensions:  # as doors that know the run tree have it already
+            return call
         return replace(call, attribution=Attribution(merged, own.path))
 
     def _fewer(self, dimensions: Mapping[str, str]) -> dict[str, str]:

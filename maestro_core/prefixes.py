@@ -78,10 +78,11 @@ def _chain(call: Call, messages: Sequence[Mapping[str, object]]) -> list[int]:
 
 
 def _fingerprint(value: object) -> int:
-    if isinstance(value, str):
+    # Plain types first: abstract classes are slow to check, and most of a conversation is dicts of strings.
+    if isinstance(value, str) or value is None:
         return hash(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return hash(tuple([(key, _fingerprint(part)) for key, part in value.items()]))
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
+    if isinstance(value, (list, Sequence)) and not isinstance(value, bytes):
         return hash(tuple([_fingerprint(part) for part in value]))
-    return hash(value) if isinstance(value, int | float | bytes | None) else hash(repr(value))
+    return hash(value) if isinstance(value, int | float | bytes) else hash(repr(value))

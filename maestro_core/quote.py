@@ -237,7 +237,9 @@ def _recorded_usage(record: Record) -> Usage:
 
 
 def _times(cost: Cost, attempts: int) -> Cost:
-    lines = tuple(replace(line, count=line.count * attempts) for line in cost.lines)
+    lines = tuple(
+        CostLine(line.kind, line.count * attempts, line.picos_per_unit, line.model) for line in cost.lines
+    )
     return replace(cost, nanos=cost.nanos * attempts, lines=lines)
 
 

@@ -219,7 +219,9 @@ class Runs:
         if call is None:
             return None
         if usage is not None:
-            self._maestro.admission.learn((call.reservation.call, call.seen), usage, reply)
+            held, seen = call.reservation.call, call.seen
+            same = held.history is seen.history and held.tools is seen.tools
+            self._maestro.admission.learn((held,) if same else (held, seen), usage, reply)
         facts = {**(detail or {}), "latency_ms": (time.perf_counter_ns() - call.began_ns) // 1_000_000}
         if reason:
             facts["reason"] = reason

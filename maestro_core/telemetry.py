@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from opentelemetry import trace
 
+from .money import NANOS_PER_USD
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -165,7 +167,7 @@ def _cost_attributes(record: Record) -> Mapping[str, AttributeValue]:
     }
     if record.kind == "released":
         return found
-    found[COST] = float(record.cost)
+    found[COST] = record.cost_nanos / NANOS_PER_USD
     found[COST_NANOS] = record.cost_nanos
     found["maestro.cost.estimated"] = record.estimated_nanos > 0
     if record.unpriced:

@@ -149,6 +149,17 @@ class Usage:
             **merged,
         )
 
+    # Every call asks for these two a dozen times, and `__getattr__` comes only after a failed search.
+    @property
+    def input_tokens(self) -> int:
+        """All input tokens: cached, written, audio and image tokens included."""
+        return self.counts.get("input_tokens", 0)
+
+    @property
+    def output_tokens(self) -> int:
+        """All output tokens, reasoning included."""
+        return self.counts.get("output_tokens", 0)
+
     def __getattr__(self, name: str) -> int:
         if name in KINDS:
             return self.counts.get(name, 0)
