@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -501,3 +502,13 @@ def test_cache_marks_of_real_requests_are_seen(way, make_maestro, anthropic, pro
     assert ("cache_control" in sent, '"1h"' in sent) == (expected != "none", expected == "1h")
     record = next(iter(maestro.ledger.records()))
     assert record.cost_nanos <= record.held_nanos
+
+
+def test_the_documented_tables_are_settings(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "prices.md").read_text(encoding="utf-8")
+    (tmp_path / "maestro.toml").write_text(
+        text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8"
+    )
+    assert [entry.kind for entry in Settings().prices] == [
+        "factor", "factor", "factor", "factor", "rates", "hourly", "rates", "rates", "tool",
+    ]  # fmt: skip

@@ -176,6 +176,7 @@ def test_unknown_models_have_no_price(provider, model):
         ("google", "gemini-2.0-flash-001", "gemini-2.0-flash"),
         ("google", "gemini-3.5-flash-002", "gemini-3.5-flash"),
         ("google", "claude-sonnet-4-5@20250929", "claude-sonnet-4-5"),
+        ("google", "claude-sonnet-4-6@default", "claude-sonnet-4-6"),
         ("aws", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "regional.anthropic.claude-sonnet-4-5-20250929-v1:0"),
         ("aws", "global.anthropic.claude-sonnet-4-5-20250929-v1:0", "global.anthropic.claude-sonnet-4-5-20250929-v1:0"),
         ("aws", "arn:aws:bedrock:us-east-1:1:inference-profile/us.amazon.nova-lite-v1:0", "amazon.nova-lite-v1:0"),

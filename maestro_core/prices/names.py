@@ -48,7 +48,7 @@ _GEOGRAPHY = re.compile(r"(?:(?:us|global)\.)?(?:amazon\.|anthropic/|google/|ope
 _ANTHROPIC_GEOGRAPHY = re.compile(r"(?:(?:us|eu|apac|au|jp|ca|in|global)\.)?(?:anthropic[./])?")
 
 _DATE = r"20\d{2}-?[01]\d-?[0-3]\d|[01]\d-(?:20\d{2}|[0-3]\d)|\d{4}|00\d"
-_SUFFIX = re.compile(rf"(?:[-@.:](?:{_DATE}|latest|preview|exp|v\d+)|:\d+)*")
+_SUFFIX = re.compile(rf"(?:[-@.:](?:{_DATE}|latest|preview|exp|v\d+)|:\d+|@default)*")  # Vertex: @default
 _FULL_DATE = re.compile(r"[-@](20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])$")
 # OpenAI's fine-tuned models carry the organisation and a name: ft:gpt-4o-2024-08-06:acme::A1b2.
 _FINE_TUNE = re.compile(r"-?[\d-]*(?::[^/]*)?")
