@@ -31,7 +31,7 @@ __all__ = ["Runs"]
 
 _log = logging.getLogger("maestro")
 _T = TypeVar("_T")
-_MOST_ENDED = 10_000
+_MOST_ENDED = 2_000
 
 RunKind = Literal["chain", "agent", "tool"]
 _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execute_tool"}
