@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from maestro_core.types import Call
@@ -19,6 +20,7 @@ _DIRECT = frozenset({"anthropic", "aws", "google"})
 _MARKS = frozenset({"cache_control", "cachePoint", "cache_point", "cache_idx"})
 _EPHEMERAL = "ephemeral"
 _HOUR = "1h"
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})  # what can hold no mark
 # What objects keep beside what they send: it may be anything, large, or lead in circles.
 _PARTS = ("content", "blocks", "additional_kwargs", "tool_calls", "extras", "metadata", "cache_control")
 
@@ -43,13 +45,16 @@ def _marks(value: object) -> set[str]:
     waiting: list[object] = [value]
     while waiting:
         each = waiting.pop()
-        if each is None or isinstance(each, str | bytes | bool | int | float):
+        kind = type(each)  # the checks against abstract classes below take longer than all else
+        if kind is dict or (kind not in _PLAIN and isinstance(each, Mapping)):
+            block = cast("Mapping[Any, Any]", each)
+            if not _MARKS.isdisjoint(block) or block.get("type") == _EPHEMERAL:
+                found |= _marks_of(block)
+            waiting += [part for part in block.values() if type(part) not in _PLAIN]
+        elif kind is list or kind is tuple or isinstance(each, AbstractSet | list | tuple):
+            waiting += [part for part in cast("list[object]", each) if type(part) not in _PLAIN]
+        elif kind in _PLAIN or isinstance(each, str | bytes):
             continue
-        if isinstance(each, Mapping):
-            found |= _marks_of(each)
-            waiting += [part for part in each.values() if type(part) is not str]
-        elif isinstance(each, list | tuple | set | frozenset):
-            waiting += each
         elif id(each) not in seen:
             seen.add(id(each))
             parts = _parts(each)

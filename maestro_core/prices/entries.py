@@ -8,17 +8,25 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from maestro_core.errors import PriceNotFound
+from maestro_core.usage.kinds import KINDS
 
 from .names import find, provider_id
+from .sheet import Picos, Rates, flat_rates
 from .tiers import parse_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from .sheet import Picos
 
 __all__ = ["ANY_UNKNOWN", "PriceEntry", "explain"]
 
@@ -26,6 +34,7 @@ ANY_UNKNOWN = "*"
 
 _PICOS_PER_USD = 10**12
 _TOKENS = 1_000_000
+_MOST_MODELS = 1_024
 _FEWEST_DIGITS = 15  # more is a slip, or a float's rounding error
 # Keys that come with a later version, and what to write until then.
 _LATER = {"endpoint": "Endpoint(price=...)", "base_url": "provider and model"}
@@ -145,6 +154,8 @@ class PriceEntry(BaseModel):
     tool: _Name | None = None
     per_call: _Dollars | None = None
 
+    _compiled: dict[str, Rates] = PrivateAttr(default_factory=dict)
+
     @property
     def kind(self) -> Literal["rates", "hourly", "factor", "tool"]:
         """What the entry says."""
@@ -181,6 +192,20 @@ class PriceEntry(BaseModel):
         name = f"{'fallback' if self.assumes else 'user'}:{self.provider or '*'}:{self.model or '*'}"
         name += "".join(f"/{part}" for part in (self.tier, self.region) if part)
         return f"{name}@{self.from_}" if self.from_ else name
+
+    def rates(self, model: str) -> Rates:
+        """Return the declared rates as the sheet of a model; compiled once."""
+        found = self._compiled.get(model)
+        if found is None:
+            if len(self._compiled) >= _MOST_MODELS:
+                self._compiled.clear()
+            picos = self.picos
+            if not any(
+                kind.endswith("_tokens") for kind in picos
+            ):  # a fee for each request is the whole price
+                picos |= {kind: 0 for kind in KINDS if kind.endswith("_tokens")}
+            found = self._compiled[model] = flat_rates(self.label, model, picos, free=self.free)
+        return found
 
     def names(self, provider: str, model: str) -> bool:
         """Return whether the entry is about a provider and model."""

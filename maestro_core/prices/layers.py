@@ -8,20 +8,19 @@ The same layers bound a call before it is sent, each at the dearest that may app
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, timedelta
 from fractions import Fraction
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from maestro_core.errors import PriceNotFound
 from maestro_core.money import NANOS_PER_USD, PICOS_PER_NANO
 from maestro_core.types import Cost, CostLine
-from maestro_core.usage.kinds import KINDS
 
 from .bound import worst_case, worst_case_at
+from .occasions import Layer, Priced, Spent, Worst
 from .pricing import price, price_at, to_nanos
-from .sheet import flat_rates, sheet
+from .sheet import sheet
 from .tiers import parse_tier
 
 if TYPE_CHECKING:
@@ -29,81 +28,18 @@ if TYPE_CHECKING:
     from datetime import date
     from decimal import Decimal
 
-    from maestro_core.usage import Usage
-
-    from .bound import CacheWrites
     from .entries import PriceEntry
     from .sheet import Rates
 
 __all__ = ["Layer", "Layers", "Priced", "Spent", "Worst"]
 
-Layer = Literal["plugin", "user", "provider", "contract", "book", "assumed"]
-
 # Who reports the money itself, and is right: OpenRouter bills its users by this number.
 _TRUSTED = frozenset({"openrouter"})
 # Clocks of machines and stores differ, and a provider bills by its own: a bound covers the days around.
 _SKEW = timedelta(hours=1)
-_TOKEN_KINDS = {kind: 0 for kind in KINDS if kind.endswith("_tokens")}
 _FEES = frozenset({"requests", "web_searches", "social_searches", "storage_searches", "code_executions"})
 _PICOS_PER_USD = NANOS_PER_USD * PICOS_PER_NANO
 _MS_PER_HOUR = 3_600_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """A call that was made: what it used, and when and where.
-
-    Args:
-        provider: Provider id.
-        model: The model asked for.
-        usage: What was reported.
-        at: When it was made (aware).
-        tier: The service tier asked for; what the usage says was served comes first.
-        latency_ms: How long it took, if known.
-    """
-
-    provider: str
-    model: str
-    usage: Usage
-    at: datetime
-    tier: str | None = None
-    latency_ms: int | None = None
-
-    @property
-    def served_tier(self) -> str | None:
-        """The tier that the provider says it served, else the one asked for."""
-        return self.tier if self.usage.tier is None else self.usage.tier
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worst:
-    """A call that is about to be made: the most it can use."""
-
-    provider: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-    at: datetime
-    n: int = 1
-    tier: str | None = None
-    cache_writes: CacheWrites = "1h"
-
-
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """What a call costs.
-
-    Args:
-        cost: What the layer says; its `price_id` names the layer.
-        layer: Which one it was.
-        sheet_nanos: What the price book alone says, or None if it has no price.
-        estimated: Whether the amount rests on an assumption.
-    """
-
-    cost: Cost
-    layer: Layer
-    sheet_nanos: int | None
-    estimated: bool = False
 
 
 class Layers:
@@ -126,9 +62,11 @@ class Layers:
         Raises:
             PriceNotFound: If no layer has a price.
         """
-        day = spent.at.astimezone(UTC).date()
-        book, missing = self._book(spent)
+        book, missing = _book(spent)
         sheet_nanos = book.nanos if book else None
+        if book and not self._any and spent.usage.provider_cost is None:
+            return Priced(book, "book", sheet_nanos)
+        day = spent.at.astimezone(UTC).date()
         if entry := self._find(self._rates, spent, day):
             return self._by_rates(entry, spent, "user", sheet_nanos)
         if reported := _reported(spent, book):
@@ -185,18 +123,6 @@ class Layers:
         ways += factors
         return ways if certain else [*ways, None]
 
-    def _book(self, spent: Spent) -> tuple[Cost | None, PriceNotFound | None]:
-        missing = None
-        # The model that answered decides the bill; the one asked for is the next best name for it.
-        for model in dict.fromkeys((spent.usage.model or spent.model, spent.model)):
-            try:
-                found = price(spent.provider, model, spent.usage, at=spent.at, tier=spent.served_tier)
-            except PriceNotFound as error:
-                missing = error
-            else:
-                return found, None
-        return None, missing
-
     def _find(self, entries: Sequence[PriceEntry], spent: Spent, day: date) -> PriceEntry | None:
         for model in dict.fromkeys((spent.model, spent.usage.model or spent.model)):
             for entry in entries:
@@ -213,11 +139,24 @@ class Layers:
         def rates_of(name: str) -> Rates:
             other = self._find(self._rates, replace(spent, model=name), spent.at.astimezone(UTC).date())
             if other is not None and other.kind == "rates":
-                return _declared(other, name)
+                return other.rates(name)
             return sheet(spent.provider, name, spent.served_tier).at(spent.at.timestamp())
 
-        cost = price_at(spent.usage, _declared(entry, spent.model), rates_of)
+        cost = price_at(spent.usage, entry.rates(spent.model), rates_of)
         return Priced(cost, layer, sheet_nanos, estimated=layer == "assumed")
+
+
+def _book(spent: Spent) -> tuple[Cost | None, PriceNotFound | None]:
+    missing = None
+    # The model that answered decides the bill; the one asked for is the next best name for it.
+    for model in dict.fromkeys((spent.usage.model or spent.model, spent.model)):
+        try:
+            found = price(spent.provider, model, spent.usage, at=spent.at, tier=spent.served_tier)
+        except PriceNotFound as error:
+            missing = error
+        else:
+            return found, None
+    return None, missing
 
 
 def _fits(entry: PriceEntry, spent: Spent) -> bool:
@@ -245,7 +184,7 @@ def _candidates(entries: Sequence[PriceEntry], worst: Worst, day: date) -> tuple
 def _bounds(ways: Sequence[PriceEntry | None], worst: Worst) -> tuple[list[Cost], PriceNotFound | None]:
     """Return the bound of each way, and why the first one without a bound has none."""
     found, missing = [], None
-    for way in dict.fromkeys(ways):
+    for way in {id(way): way for way in ways}.values():
         try:
             found.append(_bound_of(way, worst))
         except PriceNotFound as error:
@@ -321,17 +260,9 @@ def _bound_of(entry: PriceEntry | None, worst: Worst) -> Cost:
         cost = _by_time(entry, entry.timeout_s * 1000)
         return replace(cost, nanos=int(-(-cost.lines[0].picos // PICOS_PER_NANO)))
     return worst_case_at(
-        _declared(entry, worst.model), input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
+        entry.rates(worst.model), input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
         n=worst.n, cache_writes=worst.cache_writes,
     )  # fmt: skip
-
-
-@lru_cache(maxsize=1024)
-def _declared(entry: PriceEntry, model: str) -> Rates:
-    picos = entry.picos
-    if not picos.keys() & _TOKEN_KINDS.keys():  # a fee for each request is the whole price
-        picos = {**_TOKEN_KINDS, **picos}
-    return flat_rates(entry.label, model, picos, free=entry.free)
 
 
 def _canonical(provider: str) -> str:
