@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from maestro_core.caps import charged_values, window
@@ -24,6 +25,8 @@ __all__ = [
     "rebuild",
     "since_us",
 ]
+
+_FIRST = itemgetter(0)
 
 # Meter id, values, start of the window (0 for a meter without windows).
 BucketKey = tuple[str, tuple[str, ...], int]
@@ -82,10 +85,8 @@ def charged(
         meter, name = one.meter, one.meter.id
         current = window(meter.every, meter.time_zone, at_us) if meter.every else None
         start_us = current.start_us if current else 0
-        places += [
-            Place(meter, values, current, (name, values, start_us))
-            for values in charged_values(meter, attribution, provider, model)
-        ]
+        for values in charged_values(meter, attribution, provider, model):
+            places.append(Place(meter, values, current, (name, values, start_us)))  # noqa: PERF401 - nearly always one
     return places
 
 
@@ -100,34 +101,22 @@ def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int)
         name = meter.id
         if name not in limits or limit < limits[name]:
             limits[name] = limit
-    enforced = [_Enforced(*one, limits[one[0].key[0]]) for one in places if one[0].key[0] in limits]
+    enforced = []  # (what is free, limit, place, counter)
+    for place, counter in places:
+        most = limits.get(place.key[0])
+        if most is not None:
+            enforced.append((most - sum(counter), most, place, counter))
     if not enforced:
         return hold.amount_nanos
-    tightest = min(enforced, key=_free)
-    amount = _fitted(hold, _free(tightest), others_hold=tightest.counter[1] > 0)
+    free, most, place, counter = min(enforced, key=_FIRST)
+    amount = _fitted(hold, free, others_hold=counter[1] > 0)
     if amount is not None:
         return amount
-    needed = hold.needed_nanos
-    spent = [one for one in enforced if _unspent(one) < needed]
-    place, counter, limit = min(spent, key=_unspent) if spent else tightest
-    return Refused(place.bucket(counter), limit, needed, at_us)
-
-
-class _Enforced(NamedTuple):
-    """A place, its counter and its limit."""
-
-    place: Place
-    counter: Sequence[int]
-    limit_nanos: int
-
-
-def _free(one: _Enforced) -> int:
-    return one.limit_nanos - sum(one.counter)
-
-
-def _unspent(one: _Enforced) -> int:
-    spent, _, presumed = one.counter
-    return one.limit_nanos - spent - presumed
+    unspent = [(most - total[0] - total[2], most, where, total) for _, most, where, total in enforced]
+    least = min(unspent, key=_FIRST)
+    if least[0] < hold.needed_nanos:
+        _, most, place, counter = least
+    return Refused(place.bucket(counter), most, hold.needed_nanos, at_us)
 
 
 def _fitted(hold: Hold, free: int, *, others_hold: bool) -> int | None:

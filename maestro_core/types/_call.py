@@ -53,8 +53,8 @@ class Attribution:
 
     def values(self, dimension: str) -> tuple[str, ...]:
         """Return every value that a meter charges: all agents or tools on the path, once each, else one value."""
-        names = tuple(dict.fromkeys(name for kind, name in self.path if kind == dimension))
-        return names or (self.dimensions.get(dimension, UNATTRIBUTED),)
+        names = [name for kind, name in self.path if kind == dimension]
+        return tuple(dict.fromkeys(names)) if names else (self.dimensions.get(dimension, UNATTRIBUTED),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
