@@ -6,10 +6,16 @@ import asyncio
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware, ToolRetryMiddleware
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ModelFallbackMiddleware,
+    ModelRetryMiddleware,
+    ToolRetryMiddleware,
+)
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -139,6 +145,42 @@ async def test_a_fallback_model_is_held_for_on_its_own(provider, openai, anthrop
     assert len(provider.requests) == 2
     assert_sound(maestro, provider)
     assert maestro.report("model", since="all").rows[0].key == {"model": "claude-sonnet-5"}
+
+
+class Answers(AgentMiddleware):
+    """Answers by itself, as a semantic cache would."""
+
+    def wrap_model_call(self, request, handler):
+        return AIMessage("from memory")
+
+
+class Breaks(AgentMiddleware):
+    """Fails before anything is sent."""
+
+    def wrap_model_call(self, request, handler):
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("inner", [Answers, Breaks])
+def test_what_is_held_for_a_call_that_nobody_sends_is_released(inner, provider, openai, make_maestro):
+    maestro = make_maestro(caps=[Cap("1")])
+    agent = create_agent(openai(), [], middleware=[MaestroMiddleware(maestro), inner()])
+    with suppress(RuntimeError):
+        agent.invoke(ASK)
+    assert provider.requests == []
+    (record,) = maestro.ledger.records()
+    assert (record.kind, record.detail["reason"]) == ("released", "not sent")
+    assert_sound(maestro, provider)
+
+
+def test_a_cheaper_fallback_is_booked_under_its_own_name(provider, openai, make_maestro):
+    """What is held for the first model would cover it; but it is another model's money."""
+    maestro = make_maestro(caps=[Cap("1")])
+    provider.reply = lambda r: Reply(status=500) if r.model == "gpt-5-mini" else Reply(text="fine")
+    middleware = [MaestroMiddleware(maestro), ModelFallbackMiddleware(openai(model="gpt-5-nano"))]
+    create_agent(openai(), [], middleware=middleware).invoke(ASK)
+    assert_sound(maestro, provider)
+    assert [record.model for record in maestro.ledger.records()] == ["gpt-5-mini", "gpt-5-nano"]
 
 
 # -- fitting and waiting ----------------------------------------------------------------------------------------------
@@ -337,6 +379,18 @@ def test_wrap_up_ends_with_a_real_answer_and_a_valid_history(
     answered = [m.tool_call_id for m in result["messages"] if isinstance(m, ToolMessage)]
     assert asked == answered
     assert_sound(maestro, provider)
+
+
+def test_a_last_answer_has_no_tool_calls_whatever_the_model_says(provider, openai, make_maestro):
+    provider.reply = lambda r: Reply(
+        text="I must search.", tool_calls=[("search", {"query": "x"})], output_tokens=100
+    )
+    maestro = make_maestro(caps=[Cap("0.006", per="run")])
+    result = loop_agent(openai(max_tokens=300), maestro, "wrap_up").invoke(ASK, {"recursion_limit": 200})
+    assert result["messages"][-1].text == "I must search."
+    assert result["messages"][-1].tool_calls == []
+    assert provider.requests[-1].tools == []
+    assert_sound(maestro, provider, 6_000_000)
 
 
 def test_end_says_why(provider, openai, make_maestro):

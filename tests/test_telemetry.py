@@ -91,6 +91,16 @@ def test_a_refusal_is_an_error_without_cost(spans, openai, make_maestro):
     assert "gen_ai.usage.cost" not in span.attributes
 
 
+def test_a_request_that_was_not_billed_has_no_cost(spans, provider, openai, make_maestro):
+    provider.reply = Reply(status=503)
+    with pytest.raises(Exception, match="503"):
+        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
+    (span,) = spans.get_finished_spans()
+    assert "gen_ai.usage.cost" not in span.attributes
+    assert "maestro.cost.nano_usd" not in span.attributes
+    assert span.attributes["error.type"]
+
+
 def test_a_call_stands_below_the_users_current_span(spans, openai, make_maestro):
     with trace.get_tracer("app").start_as_current_span("request") as request:
         openai().invoke("hello " * 300, config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
