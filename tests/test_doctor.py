@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing
+from datetime import UTC, date, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -126,6 +127,19 @@ def test_doctor_creates_no_ledger_and_checks_that_one_could_be(place, monkeypatc
     monkeypatch.setenv("MAESTRO_LEDGER", f"sqlite:///{'x' * 300}")
     assert "File name too long" in asked("doctor", code=1)["problems"][0]
     assert list(place.iterdir()) == []
+
+
+def test_the_price_book_has_an_age_and_what_is_unpriced_is_named(place):
+    maestro = Maestro()
+    call = Call(provider="openai", model="in-house", input="hello", max_output_tokens=300)
+    maestro.settle(maestro.reserve(call), Usage(input_tokens=10, output_tokens=20))
+    maestro.close()
+    found = asked("doctor")
+    assert date(2026, 10, 1) < date.fromisoformat(found["newest_price"]) <= datetime.now(UTC).date()
+    assert found["ledger"]["unpriced"] == [{"provider": "openai", "model": "in-house", "calls": 1}]
+    assert any("openai:in-house" in note for note in found["notes"])
+    assert found["ok"]
+    assert f"newest price of {found['newest_price']}" in run("doctor").stdout
 
 
 # -- price -------------------------------------------------------------------------------------------------------------

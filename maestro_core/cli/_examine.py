@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from contextlib import closing
+from datetime import UTC, date, datetime
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from maestro_core.money import to_usd
 from ._shared import sqlite_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pluggy import PluginManager
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["examine"]
 
 _REQUIRED = ("genai-prices", "opentelemetry-sdk", "pydantic-settings")
+_OLD_DAYS = 60
+_MOST_NAMED = 5
 # What an extra is good for, and the distribution that shows whether it is there.
 _EXTRAS = {
     "langchain": "langchain",
@@ -45,17 +48,32 @@ def examine() -> dict[str, Any]:
     settings = _settings(problems)
     manager = plugins.load()
     extras = {name: _version(distribution) for name, distribution in _EXTRAS.items()}
-    facts = {
+    facts: dict[str, Any] = {
         "versions": _versions(),
         "extras": extras,
         "settings": _effective(settings),
         "attribution": _attribution(problems),
         "ledger": _ledger(settings, manager, problems),
         "price_book": _price_book(problems),
+        "newest_price": _newest_price(),
         "plugins": _plugins(manager, problems),
         "otlp_endpoint": _otlp_endpoint(),
     }
-    return {"ok": not problems, "problems": problems, "notes": _notes(extras), **facts}
+    notes = _notes(extras) + _price_notes(facts["newest_price"], facts["ledger"]["unpriced"])
+    return {"ok": not problems, "problems": problems, "notes": notes, **facts}
+
+
+def _price_notes(newest: str | None, unpriced: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = []
+    if newest and (days := (datetime.now(UTC).date() - date.fromisoformat(newest)).days) > _OLD_DAYS:
+        notes.append(
+            f"the newest price in the price book is {days} days old; pip install -U genai-prices, then maestro reprice"
+        )
+    if unpriced:
+        models = ", ".join(f"{each['provider']}:{each['model']}" for each in unpriced[:_MOST_NAMED])
+        more = f" and {len(unpriced) - _MOST_NAMED} more" if len(unpriced) > _MOST_NAMED else ""
+        notes.append(f"calls without a whole price: {models}{more}; say what they cost in [[prices]]")
+    return notes
 
 
 def _notes(extras: Mapping[str, str | None]) -> list[str]:
@@ -114,7 +132,14 @@ def _attribution(problems: list[str]) -> dict[str, str]:
 
 
 def _ledger(settings: Settings | None, manager: PluginManager, problems: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"url": None, "state": "not known", "differences": [], "meters": [], "holds": []}
+    found: dict[str, Any] = {
+        "url": None,
+        "state": "not known",
+        "differences": [],
+        "meters": [],
+        "holds": [],
+        "unpriced": [],
+    }
     if settings is None:
         return found
     found["url"] = _without_password(settings.ledger)
@@ -153,6 +178,11 @@ def _contents(ledger: Ledger) -> dict[str, Any]:
         "state": "damaged" if differences else "in order: counters and journal agree",
         "differences": differences,
         "meters": [meter.id for meter in ledger.meters()],
+        "unpriced": [
+            {"provider": each.values[0], "model": each.values[1], "calls": each.unpriced_calls}
+            for each in ledger.sums(("provider", "model"))
+            if each.unpriced_calls
+        ],
         "holds": [
             {
                 "key": hold.key,
@@ -177,6 +207,16 @@ def _price_book(problems: list[str]) -> str | None:
     except (ImportError, MaestroError) as error:
         problems.append(f"the price book cannot be read: {error}")
         return None
+
+
+def _newest_price() -> str | None:
+    from maestro_core.prices import newest_price
+
+    try:
+        newest = newest_price(datetime.now(UTC).date())
+    except ImportError:  # said already
+        return None
+    return f"{newest}" if newest else None
 
 
 def _plugins(manager: PluginManager, problems: list[str]) -> list[str]:

@@ -75,7 +75,7 @@ def _print(found: dict[str, Any]) -> None:
         [(each["door"], _HOLDS[each["ok"]], each["detail"]) for each in found.get("doors", ())],
     )
     for note in found["notes"]:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {clean(note)}")
     for problem in found["problems"]:
         typer.echo(f"problem: {clean(problem)}")
     typer.echo("all is well" if found["ok"] else f"to fix: {len(found['problems'])}")
@@ -98,13 +98,20 @@ def _parts(found: dict[str, Any]) -> list[list[str]]:
         "ledger": ledger["state"],
         "meters": str(len(ledger["meters"])),
         "holds": ", ".join(counts),
-        "price book": found["price_book"] or "not readable",
+        "price book": _price_book(found),
         "plugins": ", ".join(found["plugins"]) or "none",
         "OTLP endpoint": found["otlp_endpoint"]
         or "not set: spans go to the program's own provider, if it has one",
         "attribution": _shown(found["attribution"]),
     }
     return [[name, state] for name, state in parts.items()]
+
+
+def _price_book(found: dict[str, Any]) -> str:
+    if not found["price_book"]:
+        return "not readable"
+    newest = f", newest price of {found['newest_price']}" if found["newest_price"] else ""
+    return f"{found['price_book']}{newest}"
 
 
 def _holds(holds: list[dict[str, Any]]) -> list[list[str]]:

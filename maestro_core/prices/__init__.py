@@ -8,11 +8,21 @@ from __future__ import annotations
 from functools import lru_cache
 
 from .bound import CacheWrites, Modality, worst_case
-from .description import RateRow, describe
+from .description import RateRow, describe, newest_price
 from .names import closest
 from .pricing import price
 
-__all__ = ["CacheWrites", "Modality", "RateRow", "closest", "describe", "price", "price_book", "worst_case"]
+__all__ = [
+    "CacheWrites",
+    "Modality",
+    "RateRow",
+    "closest",
+    "describe",
+    "newest_price",
+    "price",
+    "price_book",
+    "worst_case",
+]
 
 
 @lru_cache(maxsize=1)

@@ -7,15 +7,16 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from .names import entries
 from .pricing import timestamp
-from .sheet import sheet
+from .sheet import price_starts, sheet
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date, datetime
 
     from .sheet import Picos
 
-__all__ = ["RateRow", "describe"]
+__all__ = ["RateRow", "describe", "newest_price"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,9 @@ def describe(
             if not any(row.kind == kind and row.picos == picos for row in rows):  # fees repeat in every band
                 rows[RateRow(kind, picos, band.first)] = None
     return tuple(sorted(rows, key=lambda row: (row.kind, row.from_tokens)))
+
+
+def newest_price(today: date) -> date | None:
+    """Return the day of the latest dated price in the price book, up to today: how old the book is at most."""
+    days = {start for entry in entries() for start in price_starts(entry) if start <= today}
+    return max(days, default=None)

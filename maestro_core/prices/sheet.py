@@ -22,10 +22,22 @@ from .tiers import CONTEXTS, parse_tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from datetime import date
 
     from .names import Entry
 
-__all__ = ["PLAIN", "Band", "Picos", "Rate", "Rates", "Sheet", "ancestors", "flat_rates", "sheet"]
+__all__ = [
+    "PLAIN",
+    "Band",
+    "Picos",
+    "Rate",
+    "Rates",
+    "Sheet",
+    "ancestors",
+    "flat_rates",
+    "price_starts",
+    "sheet",
+]
 
 Picos = int | Fraction
 
@@ -191,6 +203,13 @@ def flat_rates(price_id: str, model: str, picos: Mapping[str, Picos], *, free: b
         free: Whether nothing is charged for anything.
     """
     return Rates(price_id, model, (_band_of(0, picos, free=free, parents=_parents(model.lower())),), free)
+
+
+def price_starts(entry: Entry) -> Iterator[date]:
+    """Yield the days on which prices of a model begin."""
+    for constraint in _constraints(entry.model):
+        if (start := getattr(constraint, "start_date", None)) is not None:
+            yield start
 
 
 @lru_cache(maxsize=1)
