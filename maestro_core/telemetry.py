@@ -165,8 +165,6 @@ def _cost_attributes(record: Record) -> Mapping[str, AttributeValue]:
     found: dict[str, AttributeValue] = {
         name: record.usage[kind] for kind, name in _USAGE.items() if kind in record.usage
     }
-    if record.kind == "released":
-        return found
     found[COST] = record.cost_nanos / NANOS_PER_USD
     found[COST_NANOS] = record.cost_nanos
     found["maestro.cost.estimated"] = record.estimated_nanos > 0

@@ -173,14 +173,25 @@ def test_what_is_held_for_a_call_that_nobody_sends_is_released(inner, provider, 
     assert_sound(maestro, provider)
 
 
-def test_a_cheaper_fallback_is_booked_under_its_own_name(provider, openai, make_maestro):
-    """What is held for the first model would cover it; but it is another model's money."""
+class Switches(AgentMiddleware):
+    """Sends every request to another model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def wrap_model_call(self, request, handler):
+        return handler(request.override(model=self.model))
+
+
+def test_another_model_is_booked_under_its_own_name(provider, openai, make_maestro):
+    """What is held for the first model would cover the cheaper one; but it is another model's money."""
     maestro = make_maestro(caps=[Cap("1")])
-    provider.reply = lambda r: Reply(status=500) if r.model == "gpt-5-mini" else Reply(text="fine")
-    middleware = [MaestroMiddleware(maestro), ModelFallbackMiddleware(openai(model="gpt-5-nano"))]
+    middleware = [MaestroMiddleware(maestro), Switches(openai(model="gpt-5-nano"))]
     create_agent(openai(), [], middleware=middleware).invoke(ASK)
     assert_sound(maestro, provider)
-    assert [record.model for record in maestro.ledger.records()] == ["gpt-5-mini", "gpt-5-nano"]
+    booked = {record.model: record.kind for record in maestro.ledger.records()}
+    assert booked == {"gpt-5-mini": "released", "gpt-5-nano": "settled"}
 
 
 # -- fitting and waiting ----------------------------------------------------------------------------------------------

@@ -48,6 +48,16 @@ def test_whatever_changed_makes_it_unknown(changed):
     assert prefixes.known(changed) is None
 
 
+def test_tools_that_were_counted_are_not_added_again(make_maestro):
+    tools = [{"name": "search", "description": "It searches. " * 500}]
+    quotes = make_maestro().admission.quotes
+    asked = call(HISTORY[:1], tools=tools, max_output_tokens=10)
+    quotes.prefixes.learn(asked, Usage(input_tokens=2_500, output_tokens=5), None)
+    counted = quotes.bound(asked).nanos
+    assert counted < quotes.bound(call(HISTORY[:1], tools=[*tools, {}], max_output_tokens=10)).nanos
+    assert counted <= 3_000 * 250 + 10 * 2_000  # nano-dollars a token
+
+
 @pytest.mark.parametrize(
     "usage", [Usage(output_tokens=5), Usage(input_tokens=5, output_tokens=1, flags=("total_mismatch",))]
 )
