@@ -512,3 +512,38 @@ def test_the_documented_tables_are_settings(tmp_path):
     assert [entry.kind for entry in Settings().prices] == [
         "factor", "factor", "factor", "factor", "rates", "hourly", "rates", "rates", "tool",
     ]  # fmt: skip
+
+
+class Marked:
+    """A tool or a block of some framework, with its mark beside what it sends."""
+
+    def __init__(self, **parts):
+        self.__dict__ |= parts
+        self.content = self  # some refer to themselves
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "input_", "tools", "expected"),
+    [
+        ("aws", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", [{"text": "x"}], [], "none"),
+        (
+            "aws",
+            "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            [{"cachePoint": {"type": "default"}}],
+            [],
+            "5m",
+        ),
+        ("aws", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", [{"cachePoint": {"ttl": "1h"}}], [], "1h"),
+        ("aws", "amazon.nova-pro-v1:0", "x", [], "1h"),  # may write unasked
+        ("anthropic", "claude-sonnet-5", "cache_control", ["cache_control"], "none"),
+        ("anthropic", "claude-sonnet-5", "x", [Marked(extras={"cache_control": FIVE})], "5m"),
+        ("anthropic", "claude-sonnet-5", (Marked(cache_control=Marked(ttl="1h")),), [], "1h"),
+        ("anthropic", "claude-sonnet-5", [[{"a": [{"b": ({"cache_control": HOUR},)}]}]], [], "1h"),
+        ("google", "claude-sonnet-4-6@default", "x", [], "none"),
+        ("openrouter", "anthropic/claude-sonnet-4.5", "x", [], "1h"),  # a gateway may add marks
+        ("openai", "gpt-5.4", "x", [], "1h"),
+    ],
+)
+def test_marks_of_any_shape_are_seen(provider, model, input_, tools, expected):
+    call = Call(provider=provider, model=model, input=input_, tools=tools)
+    assert asked_writes(call) == expected
