@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench peers clean
+.PHONY: help demo test lint bench peers matrix clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,8 +24,14 @@ bench: .venv/test ## measure: prices, ledger, handler; ratios are taken side by 
 peers: .venv/test ## compare prices with genai-prices and litellm, each in its own environment; needs the network
 	@$(BIN)/python tests/peers/prices.py
 
+matrix:          ## try every LangChain chat integration against a server on this machine; writes docs/providers.md
+	@test -x .venv-matrix/bin/python || $(PYTHON) -m venv .venv-matrix
+	@.venv-matrix/bin/python -m pip install -qq --upgrade 'pip>=25.1'
+	@.venv-matrix/bin/python -m pip install -qq --editable . --group matrix
+	@.venv-matrix/bin/python tests/matrix/providers.py
+
 clean:           ## forget the environment and all caches
-	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-matrix .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Maestro needs Python 3.11 or newer; run make PYTHON=python3.12")'

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from maestro_core.types import Attribution, Call
 
 from ._convert import LIMITS, provider_id, retries_of, to_input
+from ._retries import NO_RETRIES, silence_clients
 
 if TYPE_CHECKING:
     from langchain.agents.middleware.types import ModelRequest
@@ -24,8 +25,11 @@ _LIMIT_KEYS = {
     "langchain_aws": ("max_tokens",),
     "langchain_google_genai": ("max_output_tokens",),
     "langchain_google_vertexai": ("max_output_tokens",),
+    "langchain_cohere": ("max_tokens",),
+    "langchain_fireworks": ("max_tokens",),
     "langchain_groq": ("max_tokens",),
     "langchain_mistralai": ("max_tokens",),
+    "langchain_openrouter": ("max_tokens",),
 }
 # A reasoning model thinks before it answers, and inside the limit.
 _REASONING_TOKENS = 4_096
@@ -83,17 +87,12 @@ def without_sdk_retries(model: BaseChatModel) -> tuple[BaseChatModel, int]:
 
 
 def _copy_without_retries(model: Any) -> Any:
-    update = {"max_retries": 0} if hasattr(model, "max_retries") else {}
+    none = NO_RETRIES.get(type(model).__module__.partition(".")[0], 0)
+    update = {"max_retries": none} if hasattr(model, "max_retries") else {}
     if getattr(model, "stream_usage", True) is None:
         update["stream_usage"] = True
     copy = model.model_copy(update=update)
-    if getattr(model, "root_client", None) is not None:  # ChatOpenAI and its subclasses
-        copy.root_client = model.root_client.with_options(max_retries=0)
-        copy.client = copy.root_client.chat.completions
-        copy.root_async_client = model.root_async_client.with_options(max_retries=0)
-        copy.async_client = copy.root_async_client.chat.completions
-    for name in ("_client", "_async_client", "_client_params"):  # ChatAnthropic makes them when first used
-        copy.__dict__.pop(name, None)
+    silence_clients(copy)
     return copy
 
 

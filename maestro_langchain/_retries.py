@@ -1,0 +1,53 @@
+"""Switching off the retries that provider clients make by themselves, below everything that LangChain can see.
+
+The names are the integrations' private ones; tests/matrix/providers.py counts the requests that really leave.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+__all__ = ["NO_RETRIES", "silence_clients"]
+
+# What `max_retries` has to be for a failed request to be the last. Google counts attempts, and takes 0 for its default.
+NO_RETRIES = {"langchain_google_genai": 1, "langchain_google_vertexai": 1}
+
+
+def silence_clients(model: Any) -> None:
+    """Replace the clients of a copied model, each of which keeps its own number of retries, by silent ones."""
+    if getattr(model, "root_client", None) is not None:  # ChatOpenAI and its subclasses
+        model.root_client = model.root_client.with_options(max_retries=0)
+        model.client = model.root_client.chat.completions
+        model.root_async_client = model.root_async_client.with_options(max_retries=0)
+        model.async_client = model.root_async_client.chat.completions
+        return
+    for name in ("_client", "_async_client", "_client_params"):  # ChatAnthropic makes them when first used
+        model.__dict__.pop(name, None)
+    package = type(model).__module__.partition(".")[0]
+    if package == "langchain_groq":
+        for name in ("client", "async_client"):
+            setattr(model, name, getattr(model, name)._client.with_options(max_retries=0).chat.completions)  # noqa: SLF001
+    elif package == "langchain_openrouter":
+        model.client = model._build_client()  # noqa: SLF001
+        model.client.sdk_configuration.retry_config = None  # left unset, the client has a default of its own
+    elif package == "langchain_aws" and model.client is not None:
+        model.client = _silent_boto(model.client)
+
+
+def _silent_boto(client: Any) -> Any:
+    """Return a copy of a boto client, with its credentials and connections, that hears no call to retry."""
+    silent, endpoint = _shallow(client), _shallow(client._endpoint)  # noqa: SLF001
+    emitter = copy.copy(endpoint._event_emitter)  # noqa: SLF001
+    service = client.meta.service_model.service_id.hyphenize()
+    emitter.unregister(f"needs-retry.{service}", unique_id=f"retry-config-{service}")
+    endpoint._event_emitter = emitter  # noqa: SLF001
+    silent._endpoint = endpoint  # noqa: SLF001
+    return silent
+
+
+def _shallow(thing: Any) -> Any:
+    # `copy.copy` asks a boto client for attributes before it has any, which never ends.
+    twin = object.__new__(type(thing))
+    twin.__dict__.update(thing.__dict__)
+    return twin
