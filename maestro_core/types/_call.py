@@ -23,12 +23,13 @@ UNATTRIBUTED = "(unattributed)"
 Step = tuple[Literal["agent", "tool"], str]
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 
 
 def new_key() -> str:
     """Return a ULID: 26 characters, unique, sorted by time (https://github.com/ulid/spec)."""
     number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    return "".join([_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5)])
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 @dataclass(frozen=True, slots=True)
