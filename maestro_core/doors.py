@@ -19,7 +19,7 @@ from .types import Refused
 from .waiting import lineage, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from .admission import Request
     from .maestro import Maestro
@@ -32,28 +32,35 @@ _offer: ContextVar[Offer | None] = ContextVar("maestro_offer", default=None)
 
 @dataclass(slots=True)
 class Offer:
-    """A reservation on its way from a door to the handler; taken at most once."""
+    """A reservation on its way from a door to the handler; taken at most once.
+
+    `limit` are the call arguments by which the door sets a fitted output limit.
+    """
 
     maestro: Maestro
     reservation: Reservation
+    limit: Mapping[str, int] | None = None
     taken: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, maestro: Maestro, call: Call) -> Reservation | None:
+    def take(self, maestro: Maestro, call: Call, settings: Mapping[str, object]) -> Reservation | None:
         """Return the reservation if it is still there and covers the call.
 
-        It does not, if an inner middleware chose another model, or made the request larger than what was held for.
+        It does not, if an inner middleware chose another model or made the request larger than what was held for, or if
+        this is another call on the way, which does not carry the output limit that was fitted.
         """
         held = self.reservation
-        same = maestro is self.maestro and (call.provider, call.model) == (
+        if maestro is not self.maestro or (call.provider, call.model) != (
             held.call.provider,
             held.call.model,
-        )
+        ):
+            return None
+        if held.fitted_output_tokens is not None:
+            if not self.limit or any(settings.get(name) != value for name, value in self.limit.items()):
+                return None
+            call = replace(call, max_output_tokens=held.fitted_output_tokens)
         with self._lock:
-            if held.fitted_output_tokens is not None:
-                call = replace(call, max_output_tokens=held.fitted_output_tokens)
-            # The door has switched the client's own retries off, whatever the model's constructor says.
-            if self.taken or not same or not self.maestro.admission.covers(held, replace(call, attempts=1)):
+            if self.taken or not maestro.admission.covers(held, call):
                 return None
             self.taken = True
             return held
@@ -112,12 +119,16 @@ class Doors:
         return steps.reservation
 
     @contextmanager
-    def offer(self, reservation: Reservation) -> Iterator[Offer]:
+    def offer(self, reservation: Reservation, limit: Mapping[str, int] | None = None) -> Iterator[Offer]:
         """Offer a reservation to the handler inside the block; afterwards, release it if nobody took it.
 
         The block is the sending of one request. Calls inside it never wait for this reservation's money.
+
+        Args:
+            reservation: What is held.
+            limit: The call arguments that set its fitted output limit; the call that takes it has to carry them.
         """
-        offer = Offer(self._maestro, reservation)
+        offer = Offer(self._maestro, reservation, limit)
         offered, inside = _offer.set(offer), lineage.set((*lineage.get(), reservation.key))
         try:
             yield offer
@@ -128,10 +139,10 @@ class Doors:
                 offer.taken = True
                 self._maestro.release(reservation, "not sent")
 
-    def take(self, call: Call) -> Reservation | None:
-        """Return the reservation that the surrounding door offers, if it covers the call."""
+    def take(self, call: Call, settings: Mapping[str, object]) -> Reservation | None:
+        """Return the reservation that the surrounding door offers, if it covers the call with these arguments."""
         offer = _offer.get()
-        return offer.take(self._maestro, call) if offer else None
+        return offer.take(self._maestro, call, settings) if offer else None
 
     def _steps(self, request: Request, wake: Callable[[], None], *, may_wait: bool) -> _Steps:
         admission = self._maestro.admission

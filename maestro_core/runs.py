@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .attribution import current
@@ -163,10 +164,20 @@ class Runs:
         finally:
             _around.reset(token)
 
-    def reserve(self, run_id: Hashable, parent_id: Hashable | None, call: Call) -> None:
+    def reserve(
+        self,
+        run_id: Hashable,
+        parent_id: Hashable | None,
+        call: Call,
+        settings: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """Hold the money for a call that is about to be sent under this run id.
 
-        `call.attribution.dimensions` are those that the framework's metadata gives.
+        Args:
+            run_id: The framework's.
+            parent_id: The run around it.
+            call: The call; its `attribution.dimensions` are those that the framework's metadata gives.
+            settings: The arguments that the call is made with, constructor and call merged.
 
         Raises:
             CapExceeded, PriceNotFound, LedgerUnavailable: As `Maestro.reserve`; nothing was sent.
@@ -176,7 +187,7 @@ class Runs:
         parent = self._find(parent_id)
         own = {} if parent or _around.get() else {"run": str(run_id)}
         where = self.attribution(parent, {**own, **call.attribution.dimensions})
-        offered = self._maestro.doors.take(call)
+        offered = self._maestro.doors.take(call, settings)
         if offered is not None:
             where = offered.call.attribution
         call = replace(call, attribution=where)

@@ -126,7 +126,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         params = kwargs.get("invocation_params") or {}
         call = to_call(serialized, payload, history, metadata, params, own)
         try:
-            self.maestro.runs.reserve(run_id, parent_id, call)
+            self.maestro.runs.reserve(run_id, parent_id, call, params)
         except CapExceeded as error:
             raise as_langchain(error) from None
 

@@ -23,7 +23,7 @@ from ._models import limit_settings, request_call, without_sdk_retries
 from .callbacks import MaestroCallbackHandler, as_langchain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from langchain.agents.middleware.types import ModelRequest
     from langchain.tools.tool_node import ToolCallRequest
@@ -61,11 +61,14 @@ class _Passage:
     inner: bool  # whether the agent runs inside a tool of another one
     fits: bool
 
+    def limit(self, reservation: Reservation) -> dict[str, int]:
+        """Return the call arguments that set the output limit which is held for, if it was fitted."""
+        tokens = reservation.fitted_output_tokens
+        return (limit_settings(self.model, tokens) or {}) if tokens is not None else {}
+
     def fitted(self, reservation: Reservation) -> ModelRequest[Any]:
         """Return the request as it is sent: without the client's own retries, with the output limit that is held for."""
-        tokens = reservation.fitted_output_tokens
-        limit = limit_settings(self.model, tokens) if tokens is not None else None
-        settings = {**self.request.model_settings, **(limit or {})}
+        settings = {**self.request.model_settings, **self.limit(reservation)}
         return self.request.override(model=self.model, model_settings=settings)
 
 
@@ -180,7 +183,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 call, fits=passage.fits, keeps_last=self._keeps_last(passage, last=last), last=last
             )
             try:
-                with self._door(reservation):
+                with self._door(reservation, passage.limit(reservation)):
                     response = handler(passage.fitted(reservation))
             except Exception as error:
                 if attempt == passage.retries or not may_retry(error):
@@ -199,7 +202,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
             keeps_last = self._keeps_last(passage, last=last)
             reservation = await doors.areserve(call, fits=passage.fits, keeps_last=keeps_last, last=last)
             try:
-                with self._door(reservation):
+                with self._door(reservation, passage.limit(reservation)):
                     response = await handler(passage.fitted(reservation))
             except Exception as error:
                 if attempt == passage.retries or not may_retry(error):
@@ -210,11 +213,11 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         raise AssertionError
 
     @contextmanager
-    def _door(self, reservation: Reservation) -> Iterator[None]:
+    def _door(self, reservation: Reservation, limit: Mapping[str, int]) -> Iterator[None]:
         token = _handler.set(self._handler)
         try:
             with (
-                self.maestro.doors.offer(reservation),
+                self.maestro.doors.offer(reservation, limit),
                 self.maestro.runs.around(reservation.call.attribution),
             ):
                 yield

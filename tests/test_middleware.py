@@ -194,6 +194,35 @@ def test_another_model_is_booked_under_its_own_name(provider, openai, make_maest
     assert booked == {"gpt-5-mini": "released", "gpt-5-nano": "settled"}
 
 
+class Judges(AgentMiddleware):
+    """Asks the agent's own model for a second opinion, without any limit, before the request is sent."""
+
+    def wrap_model_call(self, request, handler):
+        self.opinion = request.model.invoke(request.messages)
+        return handler(request)
+
+
+def test_a_judge_on_the_way_does_not_take_what_was_fitted_for_the_agent(provider, openai, make_maestro):
+    """It asks the same model for the same messages, but without the limit that makes the hold suffice."""
+    provider.reply = Reply(output_tokens=4_000)
+    model = openai(model="gpt-4o-mini", max_tokens=None)
+    maestro = make_maestro(caps=[Cap("0.009")])
+    agent = create_agent(model, [], middleware=[MaestroMiddleware(maestro), Judges()])
+    with pytest.raises(CapExceeded):  # the judge's call has no limit, and its ceiling does not fit
+        for _ in range(9):
+            agent.invoke(BRIEF)
+    assert_sound(maestro, provider, 9_000_000)
+
+
+def test_a_judge_with_a_limit_of_its_own_is_admitted(provider, openai, make_maestro):
+    provider.reply = Reply(output_tokens=100)
+    maestro = make_maestro(caps=[Cap("0.1")])
+    agent = create_agent(openai(), [], middleware=[MaestroMiddleware(maestro), Judges()])
+    agent.invoke(BRIEF)
+    assert len(provider.requests) == 2
+    assert_sound(maestro, provider)
+
+
 # -- fitting and waiting ----------------------------------------------------------------------------------------------
 
 
