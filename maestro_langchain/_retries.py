@@ -6,6 +6,7 @@ The names are the integrations' private ones; tests/matrix/providers.py counts t
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["NO_RETRIES", "silence_clients"]
@@ -25,14 +26,19 @@ def silence_clients(model: Any) -> None:
     for name in ("_client", "_async_client", "_client_params"):  # ChatAnthropic makes them when first used
         model.__dict__.pop(name, None)
     package = type(model).__module__.partition(".")[0]
-    if package == "langchain_groq":
-        for name in ("client", "async_client"):
-            setattr(model, name, getattr(model, name)._client.with_options(max_retries=0).chat.completions)  # noqa: SLF001
-    elif package == "langchain_openrouter":
-        model.client = model._build_client()  # noqa: SLF001
-        model.client.sdk_configuration.retry_config = None  # left unset, the client has a default of its own
-    elif package == "langchain_aws" and model.client is not None:
-        model.client = _silent_boto(model.client)
+    # A client of the user's own making may lack these names; it then stays as it is.
+    with suppress(AttributeError):
+        if package == "langchain_groq":
+            for name in ("client", "async_client"):
+                sdk = getattr(model, name)._client  # noqa: SLF001
+                setattr(model, name, sdk.with_options(max_retries=0).chat.completions)
+        elif package == "langchain_openrouter":
+            model.client = model._build_client()  # noqa: SLF001
+            model.client.sdk_configuration.retry_config = (
+                None  # left unset, the client has a default of its own
+            )
+        elif package == "langchain_aws":
+            model.client = _silent_boto(model.client)
 
 
 def _silent_boto(client: Any) -> Any:
