@@ -204,7 +204,7 @@ class Judges(AgentMiddleware):
 
 def test_a_judge_on_the_way_does_not_take_what_was_fitted_for_the_agent(provider, openai, make_maestro):
     """It asks the same model for the same messages, but without the limit that makes the hold suffice."""
-    provider.reply = Reply(output_tokens=4_000)
+    provider.reply = Reply(output_tokens=16_000)  # what it says without a limit
     model = openai(model="gpt-4o-mini", max_tokens=None)
     maestro = make_maestro(caps=[Cap("0.009")])
     agent = create_agent(model, [], middleware=[MaestroMiddleware(maestro), Judges()])
