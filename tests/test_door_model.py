@@ -177,9 +177,12 @@ class DoorMachine(RuleBasedStateMachine):
         if other:
             seen = replace(seen, model="gpt-4o")
         new = None
-        with self.maestro.doors.offer(offered):
-            taken = self.maestro.doors.take(seen)
-            assert self.maestro.doors.take(seen) is None  # once
+        sent = {"max_tokens": offered.fitted_output_tokens}
+        with self.maestro.doors.offer(offered, sent):
+            if offered.fitted_output_tokens is not None:
+                assert self.maestro.doors.take(seen, {}) is None  # it does not carry the limit
+            taken = self.maestro.doors.take(seen, sent)
+            assert self.maestro.doors.take(seen, sent) is None  # once
             covered = not other and (not bigger or offered.held_nanos >= self.bound(seen, offered))
             assert (taken is not None) == covered
             if taken is None:
