@@ -105,7 +105,7 @@ class Admission:
         if not last:
             request = self._unlatched(request)
         if bound:
-            self._check_ceiling(request, bound)
+            request = self._below_ceiling(request, bound)
         return request
 
     def attempt(self, request: Request, *, rest: bool = False) -> Reservation | Refused:
@@ -123,7 +123,11 @@ class Admission:
             hold = replace(hold, fit=replace(hold.fit, rest=True))
         try:
             outcome = self._ledger.reserve(hold)
-            if isinstance(outcome, Refused) and outcome.spent and self._let_go_on(request):
+            if (
+                isinstance(outcome, Refused)
+                and "run" in outcome.bucket.meter.per
+                and self._let_go_on(request)
+            ):
                 hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
                 outcome = self._ledger.reserve(hold)
         except LedgerUnavailable as error:
@@ -270,17 +274,24 @@ class Admission:
             self._raise(request, refusal.latched(first, request.call))
         return replace(request, hold=self._limited(request.hold, request.caps, keeps_last=request.keeps_last))
 
-    def _check_ceiling(self, request: Request, bound: Cost) -> None:
+    def _below_ceiling(self, request: Request, bound: Cost) -> Request:
+        """Return the request if it can fit its caps at all; with what a person has granted its run meanwhile."""
         call, needed = request.call, request.hold.needed_nanos
         for (cap, meter), (_, limit_nanos) in zip(request.caps, request.hold.limits, strict=True):
             if needed > limit_nanos:
+                if "run" in meter.per and self._let_go_on(request):
+                    hold = self._limited(request.hold, request.caps, keeps_last=request.keeps_last)
+                    return self._below_ceiling(replace(request, hold=hold), bound)
                 _, values = charges([meter], call.attribution, call.provider, call.model)[-1]
                 bucket = Bucket(meter, values, None)
                 if request.hold.fit:
-                    error = refusal.too_small(cap, bucket, call, needed, cap.limit_nanos - limit_nanos)
+                    run = call.attribution.dimensions.get("run")
+                    kept = self.grants.limit(run, meter, cap.limit_nanos) - limit_nanos
+                    error = refusal.too_small(cap, bucket, call, needed, kept)
                 else:
                     error = refusal.above_ceiling(cap, bucket, call, bound, ceiling_tokens(call))
                 self._raise(request, error)
+        return request
 
     def _raise(self, request: Request, error: CapExceeded) -> NoReturn:
         try:

@@ -289,8 +289,6 @@ class SQLiteDoorMachine(DoorMachine):
         self.maestro.close()
         self.limits[name] = LIMITS[name] * factor // 2
         self.maestro = self.start()
-        for run in self.granted:  # a new process learns of a grant at the run's first resume, or at its latch
-            self.maestro.resume(run)
         self.latched.clear()  # manners of the process that is gone; the ledger refuses by itself
 
 
