@@ -119,6 +119,8 @@ class Admission:
             LedgerUnavailable: If a cap applies and the ledger cannot be reached.
         """
         hold = request.hold
+        if self.grants.raised(request.call.attribution.dimensions.get("run")):
+            hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
         if rest and hold.fit:
             hold = replace(hold, fit=replace(hold.fit, rest=True))
         try:
@@ -155,6 +157,7 @@ class Admission:
         limit_nanos = self.grants.limit(run, bucket.meter, cap.limit_nanos)
         error = refusal.from_ledger(refused, cap, request.call, limit_nanos=limit_nanos)
         if error.reason == "spent":
+            self.grants.reload(run)  # so that only what is granted from now on lifts the latch
             self.latches.add(request.call, refused, error)
         self._raise(request, error)
 

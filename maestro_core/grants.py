@@ -26,6 +26,10 @@ class Grants:
         """Return a cap's limit for a run: a grant raises the caps that belong to the run alone."""
         return limit_nanos + self._nanos.get(run, 0) if run and "run" in meter.per else limit_nanos
 
+    def raised(self, run: str | None) -> bool:
+        """Return whether a run is known to have been granted money."""
+        return bool(self._nanos.get(run or ""))
+
     def give(self, run: str, key: str, *, add_nanos: int, by: str | None, reason: str | None) -> None:
         """Journal a grant; again with the same key is the same grant."""
         self._ledger.grant(key, run, {"add_nanos": add_nanos, "by": by, "reason": reason})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Known", "Prefixes"]
 
-_MOST = 20_000
+_MOST = 40_000
 # What a chat format may put around a reply when it comes back as input.
 _FRAMING = 16
 
@@ -37,7 +37,8 @@ class Prefixes:
     """
 
     def __init__(self) -> None:
-        self._tokens: dict[int, tuple[int, int]] = {}  # tokens, and a fingerprint of the tools among them
+        # By beginning and the tools among its tokens; and by beginning alone, with whatever tools it was counted last.
+        self._tokens: dict[tuple[int, int | None], int] = {}
         self._lock = threading.Lock()
 
     def learn(self, call: Call, usage: Usage, reply: Mapping[str, object] | None) -> None:
@@ -49,9 +50,10 @@ class Prefixes:
         if reply is not None and call.n == 1:
             found[hash((chain, _fingerprint(reply)))] = usage.input_tokens + usage.output_tokens + _FRAMING
         with self._lock:
-            for key, tokens in found.items():
-                self._tokens.pop(key, None)  # the youngest stand last
-                self._tokens[key] = tokens, tools
+            for beginning, tokens in found.items():
+                for key in ((beginning, tools), (beginning, None)):
+                    self._tokens.pop(key, None)  # the youngest stand last
+                    self._tokens[key] = tokens
             while len(self._tokens) > _MOST:
                 del self._tokens[next(iter(self._tokens))]
 
@@ -59,11 +61,12 @@ class Prefixes:
         """Return the longest counted beginning of a call's conversation, or None."""
         if not call.history or not self._tokens:
             return None
-        chains = _chain(call, call.history)
+        chains, tools = _chain(call, call.history), _fingerprint(call.tools)
         for end in range(len(chains), 0, -1):
-            counted = self._tokens.get(chains[end - 1])
-            if counted is not None:
-                return Known(counted[0], call.history[end:], counted[1] == _fingerprint(call.tools))
+            for key in ((chains[end - 1], tools), (chains[end - 1], None)):
+                tokens = self._tokens.get(key)
+                if tokens is not None:
+                    return Known(tokens, call.history[end:], same_tools=key[1] is not None)
         return None
 
 

@@ -114,7 +114,7 @@ def to_call(  # noqa: PLR0917 - the parts of one event
         tools=[
             value
             for name, value in params.items()
-            if name not in _REFERENCES and isinstance(value, dict | list)
+            if value and name not in _REFERENCES and isinstance(value, dict | list)
         ],
         n=int(params.get("n") or 1),
         attempts=1 + retries_of(provider, params, built),

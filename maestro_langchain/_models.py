@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from maestro_core.types import Attribution, Call
 
@@ -36,8 +34,6 @@ _REASONING_TOKENS = 4_096
 # What an integration may add to a request beyond the messages and tools: names, markers, an empty system block.
 _SLACK = " " * 256
 
-_governed: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
 
 def model_key(model: BaseChatModel) -> tuple[str, str]:
     """Return provider id and model name, as LangChain reports them in a run's metadata."""
@@ -68,22 +64,15 @@ def without_sdk_retries(model: BaseChatModel) -> tuple[BaseChatModel, int]:
     """Return a copy of the model whose client never sends a request again by itself, and how often it would have.
 
     The copy also asks for usage in streams, where the model does not say whether to: ChatOpenAI leaves it out for any
-    `base_url` but OpenAI's own, and a stream without usage can only be settled at its hold. The user's model is left as it is. A copy shares the client, which keeps its own number of retries, so that is
-    replaced too; the names are the integrations' private ones, and a test holds them.
+    `base_url` but OpenAI's own, and a stream without usage can only be settled at its hold. The user's model is left as it
+    is: it may be changed between two calls, so the copy is made anew for each. It shares the client, which keeps its own
+    number of retries, so that is replaced too; the names are the integrations' private ones, and a test holds them.
     """
     retries = retries_of(model_key(model)[0], {"max_retries": getattr(model, "max_retries", None)}, {})
     silent = getattr(model, "stream_usage", True) is None
     if not silent and (retries == 0 or not hasattr(model, "max_retries")):
         return model, 0
-    try:
-        known = _governed.get(model)
-    except TypeError:  # not hashable
-        known = None
-    if known is None:
-        known = _copy_without_retries(model)
-        with suppress(TypeError):
-            _governed[model] = known
-    return known, retries
+    return _copy_without_retries(model), retries
 
 
 def _copy_without_retries(model: Any) -> Any:
@@ -92,6 +81,7 @@ def _copy_without_retries(model: Any) -> Any:
     if getattr(model, "stream_usage", True) is None:
         update["stream_usage"] = True
     copy = model.model_copy(update=update)
+    copy.__dict__.pop("_serialized", None)  # LangChain's cache of what the model says of itself to handlers
     silence_clients(copy)
     return copy
 
@@ -105,13 +95,14 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
     messages = [request.system_message, *request.messages] if request.system_message else request.messages
     tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
     shape: Any = getattr(request.response_format, "schema", request.response_format)
+    parts = [*tools, convert_to_openai_tool(shape) if shape is not None else None, request.model_settings]
     return Call(
         provider=provider,
         model=name,
         input=_SLACK,
         history=to_input(messages),
         max_output_tokens=own_limit(model, request.model_settings),
-        tools=[*tools, convert_to_openai_tool(shape) if shape is not None else {}, request.model_settings],
+        tools=[part for part in parts if part],
         least_output_tokens=_least(model, provider),
         n=int(getattr(model, "n", None) or 1),
         tier=getattr(model, "service_tier", None),

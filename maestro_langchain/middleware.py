@@ -128,7 +128,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                     return _farewell(error)
                 for last in self._last_passages(passage):
                     with suppress(CapExceeded):
-                        return _spoken(self._send(last, handler, last=True))
+                        return self._last_words(last, self._send(last, handler, last=True))
                 return self._leave(passage, error)
         raise AssertionError  # a count has no end
 
@@ -149,7 +149,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                     return _farewell(error)
                 for last in self._last_passages(passage):
                     with suppress(CapExceeded):
-                        return _spoken(await self._asend(last, handler, last=True))
+                        return self._last_words(last, await self._asend(last, handler, last=True))
                 return self._leave(passage, error)
         raise AssertionError
 
@@ -286,9 +286,6 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         run = passage.call.attribution.dimensions.get("run", "")
         if self._exit != "wrap_up" or passage.inner or run in self._wrapped_up:
             return
-        self._wrapped_up[run] = None
-        while len(self._wrapped_up) > _MOST_RUNS:
-            del self._wrapped_up[next(iter(self._wrapped_up))]
         messages = list(passage.request.messages)
         asked = [i for i, message in enumerate(messages) if isinstance(message, AIMessage)]
         for end in (len(messages), *([asked[-1]] if asked else [])):
@@ -298,6 +295,17 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
             )
             call = replace(request_call(request, {}), attribution=passage.call.attribution)
             yield replace(passage, request=request, call=call)
+
+    def _last_words(self, passage: _Passage, response: ModelResponse[Any]) -> ModelResponse[Any]:
+        """Return a last answer without tool calls, which nobody would answer; there is one in a run."""
+        self._wrapped_up[passage.call.attribution.dimensions.get("run", "")] = None
+        while len(self._wrapped_up) > _MOST_RUNS:
+            del self._wrapped_up[next(iter(self._wrapped_up))]
+        for message in response.result:
+            if isinstance(message, AIMessage):
+                message.tool_calls = []
+                message.additional_kwargs.pop("tool_calls", None)
+        return response
 
     def _leave(self, passage: _Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
         if self._exit == "error" or passage.inner or self._exit == "interrupt":
@@ -349,15 +357,6 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 def _farewell(error: CapExceeded) -> AIMessage:
     partial = f"{error.partial}\n\n" if error.partial else ""
     return AIMessage(f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}})
-
-
-def _spoken(response: ModelResponse[Any]) -> ModelResponse[Any]:
-    """Return a last answer without tool calls: nobody would answer them."""
-    for message in response.result:
-        if isinstance(message, AIMessage):
-            message.tool_calls = []
-            message.additional_kwargs.pop("tool_calls", None)
-    return response
 
 
 def _config() -> RunnableConfig:
