@@ -132,6 +132,12 @@ class Doors:
         offered, inside = _offer.set(offer), lineage.set((*lineage.get(), reservation.key))
         try:
             yield offer
+        except BaseException:
+            # A cancelled call tells no handler that it ended. It may have been billed, so its money is presumed spent;
+            # one that ended in another way is closed already.
+            if offer.taken:
+                self._maestro.presume([reservation.key])
+            raise
         finally:
             lineage.reset(inside)
             _offer.reset(offered)
