@@ -136,7 +136,7 @@ class Doors:
             # A cancelled call tells no handler that it ended. It may have been billed, so its money is presumed spent;
             # one that ended in another way is closed already.
             if offer.taken:
-                self._maestro.presume([reservation.key])
+                self._maestro.runs.abandon(reservation.key)
             raise
         finally:
             lineage.reset(inside)

@@ -249,6 +249,17 @@ class Runs:
             self._safely(lambda: self._maestro.release(call.reservation, reason))
             self._maestro.telemetry.end(call.span, error=error)
 
+    def abandon(self, key: str) -> None:
+        """A call was left without its end being reported: presume it spent, end its span, and forget it.
+
+        Nothing happens to one that is closed already. Never raises: whoever leaves it has an error of its own.
+        """
+        for run_id in [i for i, call in tuple(self._calls.items()) if call.reservation.key == key]:
+            call = self._pop(run_id)
+            if call is not None:
+                self._safely(lambda: self._maestro.presume([key]))
+                self._maestro.telemetry.end(call.span)
+
     def _find(self, run_id: Hashable | None) -> _Run | None:
         return self._runs.get(run_id) or self._ended.get(run_id)
 

@@ -22,6 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from maestro_core import Cap, CapExceeded, attribution
+from maestro_core.errors import LedgerUnavailable
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware
 
@@ -369,6 +370,27 @@ async def test_a_cancelled_call_is_presumed_spent(mode, provider, openai, make_m
     (row,) = maestro.report("model", since="all").rows
     assert row.estimated == row.cost >= provider.bill
     assert maestro.ledger.check() == []
+
+
+async def test_a_ledger_that_fails_at_a_cancellation_does_not_replace_it(
+    provider, openai, make_maestro, monkeypatch
+):
+    """The caller sees its own cancellation; the call's money stays held until it is presumed spent."""
+    provider.reply = Reply(output_tokens=250, delay_s=0.5)
+    maestro = make_maestro(caps=[Cap("1")])
+    task = asyncio.create_task(burst_agent(openai(), maestro).ainvoke(BRIEF))
+    await until(lambda: provider.requests)
+
+    def gone(**_):
+        raise LedgerUnavailable("the disk is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(maestro.ledger, "presume", gone)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [hold.state for hold in maestro.ledger.holds()] == ["held"]
+    assert maestro.runs._calls == {}
 
 
 # -- leaving ----------------------------------------------------------------------------------------------------------
