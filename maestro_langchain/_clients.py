@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ._convert import may_retry, retry_pause_s
+from maestro_core.failures import classify, pause_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,7 +66,7 @@ class _Client:
         return getattr(self.resource, name)
 
     def may_try_again(self, error: Exception, attempt: int) -> bool:
-        return self.owns and attempt < self.retries and may_retry(error)
+        return self.owns and attempt < self.retries and classify(error).retries
 
 
 class _Requests(_Client):
@@ -87,7 +87,7 @@ class _Requests(_Client):
             except Exception as error:
                 if not self.may_try_again(error, attempt):
                     raise
-                time.sleep(retry_pause_s(error, attempt))
+                time.sleep(pause_s(classify(error), attempt=attempt))
                 attempt += 1
 
 
@@ -109,7 +109,7 @@ class _AsyncRequests(_Client):
             except Exception as error:
                 if not self.may_try_again(error, attempt):
                     raise
-                await asyncio.sleep(retry_pause_s(error, attempt))
+                await asyncio.sleep(pause_s(classify(error), attempt=attempt))
                 attempt += 1
 
 

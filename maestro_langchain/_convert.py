@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 from maestro_core import Usage
 from maestro_core.types import Attribution, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
@@ -17,12 +16,9 @@ if TYPE_CHECKING:
 __all__ = [
     "LIMITS",
     "dimensions",
-    "failed_unbilled",
     "is_cache_hit",
-    "may_retry",
     "provider_id",
     "retries_of",
-    "retry_pause_s",
     "to_call",
     "to_input",
     "to_reply",
@@ -206,63 +202,3 @@ def is_cache_hit(response: LLMResult) -> bool:
     """Return whether LangChain answered from its own cache: it then reports a total cost of 0 and no provider output."""
     totals = getattr(_message(response), "usage_metadata", None) or {}
     return response.llm_output is None and totals.get("total_cost") == 0
-
-
-def may_retry(error: BaseException) -> bool:
-    """Return whether sending the same request again may help: what the providers' own clients would retry."""
-    status = _status(error)
-    if status is not None:
-        return status in (408, 409, 429) or status >= 500  # noqa: PLR2004 - server errors
-    names = {cls.__name__ for cause in _causes(error) for cls in type(cause).__mro__}
-    return bool(names & _CONNECTION)
-
-
-def retry_pause_s(error: BaseException, attempt: int) -> float:
-    """Return how long to wait before the next attempt: as Retry-After says, else 0.5 s doubling up to 8 s."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        asked = float(headers.get("retry-after", ""))
-    except ValueError:
-        asked = -1.0
-    if 0 <= asked <= _LONGEST_PAUSE_S:
-        return asked
-    return min(8.0, 0.5 * float(2**attempt)) * random.uniform(0.75, 1)  # noqa: S311 - spreads retries, guards nothing
-
-
-_LONGEST_PAUSE_S = 60
-_CONNECTION = frozenset({"APIConnectionError", "TransportError", "ConnectionError", "TimeoutError"})
-
-
-def _status(error: BaseException) -> int | None:
-    found = getattr(error, "status_code", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    return found if isinstance(found, int) else None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-# HTTP statuses that a provider answers before or instead of inference, and does not bill. A gateway's timeout
-# (408, 504) is not among them: the model may have run.
-_UNBILLED = frozenset({400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 500, 501, 502, 503, 529})
-_REFUSED = ("ConnectionRefusedError", "ConnectError", "gaierror")
-
-
-def failed_unbilled(error: BaseException, *, streamed: bool) -> str | None:
-    """Return why a failed call was provably not billed, or None if it may have been.
-
-    Args:
-        error: What the model raised.
-        streamed: Whether any output had arrived.
-    """
-    if streamed:
-        return None
-    status = _status(error)
-    if status in _UNBILLED:
-        return f"HTTP {status}"
-    return "connection refused" if any(type(cause).__name__ in _REFUSED for cause in _causes(error)) else None

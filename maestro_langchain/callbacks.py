@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from langchain_core.callbacks import BaseCallbackHandler
 
 from maestro_core import CapExceeded, Maestro
+from maestro_core.failures import classify
 
-from ._convert import dimensions, failed_unbilled, is_cache_hit, to_call, to_input, to_reply, to_usage
+from ._convert import dimensions, is_cache_hit, to_call, to_input, to_reply, to_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -154,7 +155,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         """Release a call that provably was not billed; settle any other at its hold."""
         streamed = run_id in self._streamed
         self._streamed.discard(run_id)
-        why = failed_unbilled(error, streamed=streamed)
+        why = classify(error, streamed=streamed).unbilled
         if why:
             self.maestro.runs.release(run_id, why, error)
         else:

@@ -10,10 +10,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import var_child_runnable_config
 
 from maestro_core import CapExceeded, Maestro, Usage
+from maestro_core.failures import classify
 from maestro_core.types import Attribution, Call, new_key
 
 from ._clients import for_openai, is_openai
-from ._convert import dimensions, failed_unbilled, retries_of
+from ._convert import dimensions, retries_of
 from ._errors import LangChainCapExceeded
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class _Door:
             try:
                 yield sent
             except BaseException as error:
-                why = failed_unbilled(error, streamed=False)
+                why = classify(error).unbilled
                 if why:
                     runs.release(call.key, why, error)
                 else:

@@ -15,10 +15,11 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tracers.context import register_configure_hook
 
 from maestro_core import CapExceeded, Maestro
+from maestro_core.failures import classify, pause_s
 from maestro_core.money import parse_usd
 from maestro_core.types import Attribution, new_key
 
-from ._convert import dimensions, may_retry, retry_pause_s
+from ._convert import dimensions
 from ._models import limit_settings, request_call, without_sdk_retries
 from .callbacks import MaestroCallbackHandler, as_langchain
 
@@ -186,9 +187,10 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 with self._door(reservation, passage.limit(reservation)):
                     response = handler(passage.fitted(reservation))
             except Exception as error:
-                if attempt == passage.retries or not may_retry(error):
+                failure = classify(error)
+                if attempt == passage.retries or not failure.retries:
                     raise
-                time.sleep(retry_pause_s(error, attempt))
+                time.sleep(pause_s(failure, attempt=attempt))
             else:
                 return self._checked(response, reservation)
         raise AssertionError  # the last attempt returns or raises
@@ -205,9 +207,10 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 with self._door(reservation, passage.limit(reservation)):
                     response = await handler(passage.fitted(reservation))
             except Exception as error:
-                if attempt == passage.retries or not may_retry(error):
+                failure = classify(error)
+                if attempt == passage.retries or not failure.retries:
                     raise
-                await asyncio.sleep(retry_pause_s(error, attempt))
+                await asyncio.sleep(pause_s(failure, attempt=attempt))
             else:
                 return self._checked(response, reservation)
         raise AssertionError

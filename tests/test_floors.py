@@ -20,7 +20,7 @@ FLOORS = {
     0: "_version errors money types clock auto",
     1: "settings hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
-    3: "endpoints health cachestate routing anomaly loops",
+    3: "endpoints failures health cachestate routing anomaly loops",
     4: "telemetry alerts",
     5: "maestro admission doors grants quote refusal runs spool open_call queries",
     6: "report backtest export testing",
