@@ -165,8 +165,13 @@ class Admission:
         """Return whether what is held suffices for a call that turned out as `call`, at its own output limit."""
         if reservation.bound is None:
             return True
+        held = reservation.call
+        if call.base_url not in {"", held.base_url}:
+            return False
         try:
-            bound = self.quotes.bound(replace(call, at=reservation.call.at))
+            bound = self.quotes.bound(
+                replace(call, at=held.at, endpoint=held.endpoint, base_url=held.base_url, price=held.price)
+            )
         except PriceNotFound:
             return False
         return bound.nanos <= reservation.held_nanos

@@ -14,6 +14,7 @@ from .money import NANOS_PER_USD, PICOS_PER_NANO
 from .prefixes import Prefixes
 from .prices import price_book
 from .prices.caching import asked_writes
+from .prices.fields import normal_url
 from .prices.layers import Layers, Priced, Spent, Worst
 from .types import Call, Cost, CostLine, Reservation, Settlement
 from .usage import Usage
@@ -69,7 +70,7 @@ class Quotes:
         most = self.plugins.hook.maestro_estimate(call=call)
         if most is None:
             most = Usage(input_tokens=_most_input(call, self.prefixes), output_tokens=_most_output(call))
-        cost: Cost | None = self.plugins.hook.maestro_price(call=call, usage=most)
+        cost = self._by_plugin(call, most)
         if cost is not None:
             return cost
         once = self._layers.bound(
@@ -82,9 +83,18 @@ class Quotes:
                 n=call.n,
                 tier=call.tier,
                 cache_writes=asked_writes(call),
+                endpoint=call.endpoint,
+                base_url=_normal(call.base_url),
+                declared=call.price,
             )
         )
         return once if call.attempts == 1 else _times(once, call.attempts)
+
+    def _by_plugin(self, call: Call, usage: Usage) -> Cost | None:
+        if call.price is not None:
+            return None
+        found: Cost | None = self.plugins.hook.maestro_price(call=call, usage=usage)
+        return found
 
     def sells(self, tool: str) -> bool:
         """Return whether the `prices` setting has a price for each use of a tool."""
@@ -142,11 +152,11 @@ class Quotes:
 
         Returns:
             The whole truth, or None where nothing better is known: the record has no usage, no price is known still,
-            or a plugin priced it that is not here.
+            or it was priced by what is not here: a plugin, or what the code declared its endpoint to cost.
         """
-        if not record.usage:
-            return None
         facts = record.detail
+        if not record.usage or facts.get("layer") == "endpoint":
+            return None
         at = facts.get("priced_at")
         call = Call(
             provider=record.provider,
@@ -155,6 +165,8 @@ class Quotes:
             key=record.key,
             tier=facts.get("tier"),
             at=datetime.fromisoformat(at) if at else None,
+            endpoint=facts.get("endpoint", ""),
+            base_url=facts.get("base_url", ""),
         )
         usage = _recorded_usage(record)
         reservation = Reservation(
@@ -182,7 +194,7 @@ class Quotes:
 
     def _price(self, reservation: Reservation, usage: Usage, latency_ms: object) -> Priced | None:
         call = reservation.call
-        cost: Cost | None = self.plugins.hook.maestro_price(call=call, usage=usage)
+        cost = self._by_plugin(call, usage)
         if cost is not None:
             return Priced(cost, "plugin", cost.nanos)
         spent = Spent(
@@ -192,6 +204,9 @@ class Quotes:
             at=call.at or reservation.at,
             tier=call.tier,
             latency_ms=max(0, round(latency_ms)) if isinstance(latency_ms, int | float) else None,
+            endpoint=call.endpoint,
+            base_url=_normal(call.base_url),
+            declared=call.price,
         )
         try:
             return self._layers.price(spent)
@@ -216,9 +231,21 @@ def _facts(call: Call, usage: Usage, priced: Priced | None) -> dict[str, Any]:
         "provider_cost": None if usage.provider_cost is None else f"{usage.provider_cost:f}",
         "lines": [[model, dict(part.counts)] for model, part in usage.lines],
         "priced_at": None if call.at is None else call.at.isoformat(),
+        "endpoint": call.endpoint,
+        "base_url": _normal(call.base_url),
         "layer": None if priced is None or priced.layer == "book" else priced.layer,
     }
     return {name: fact for name, fact in found.items() if fact}
+
+
+def _normal(base_url: str) -> str:
+    """Return a call's URL as entries have theirs; one that cannot be read is none."""
+    if not base_url:
+        return ""
+    try:
+        return normal_url(base_url)
+    except ValueError:
+        return ""
 
 
 def _recorded_usage(record: Record) -> Usage:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from maestro_core import Usage
+from maestro_core.prices.fields import normal_url
 from maestro_core.types import Attribution, Call
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIMITS",
+    "base_url",
     "dimensions",
     "is_cache_hit",
     "provider_id",
@@ -41,6 +44,35 @@ _PROVIDERS = {
     "openai-chat-responses": "openai",
     "xai": "x-ai",
 }
+
+# The integrations' names for it, and what stands there if nobody says otherwise.
+_URLS = (
+    "azure_endpoint",
+    "anthropic_api_url",
+    "groq_api_base",
+    "xai_api_base",
+    "together_api_base",
+    "fireworks_api_base",
+    "openrouter_api_base",
+    "api_base",
+    "endpoint_url",
+    "endpoint",
+    "base_url",
+    "openai_api_base",
+)
+_USUAL_URLS = frozenset({
+    "https://api.openai.com/v1",
+    "https://api.anthropic.com",
+    "https://api.mistral.ai/v1",
+    "https://api.deepseek.com",
+    "https://api.deepseek.com/v1",
+    "https://api.groq.com",
+    "https://api.x.ai/v1",
+    "https://api.together.xyz/v1",
+    "https://api.together.ai/v1",
+    "https://api.fireworks.ai/inference/v1",
+    "https://openrouter.ai/api/v1",
+})  # fmt: skip
 
 # How often a provider's client library sends a request again by itself, where the model does not say.
 _DEFAULT_RETRIES = {
@@ -75,6 +107,23 @@ def dimensions(metadata: Mapping[str, Any] | None, more: Collection[str]) -> dic
     if "conversation" not in found and (thread := (metadata or {}).get("thread_id")):
         found["conversation"] = str(thread)
     return found
+
+
+def base_url(provider: str, fields: Mapping[str, Any]) -> str:
+    """Return where a model's requests go, if that is not its provider's own place; never with credentials.
+
+    Args:
+        provider: The price book's id.
+        fields: The model's attributes, or what LangChain serialised of its constructor's arguments.
+    """
+    own = next((fields[name] for name in _URLS if fields.get(name)), None)
+    if own is None and provider == "openai":
+        own = os.environ.get("OPENAI_BASE_URL")  # which only the SDK reads, when the model is made
+    try:
+        found = normal_url(str(own)) if own else ""
+    except ValueError:
+        return ""
+    return "" if found in _USUAL_URLS else found
 
 
 def to_call(  # noqa: PLR0917 - the parts of one event
@@ -116,6 +165,7 @@ def to_call(  # noqa: PLR0917 - the parts of one event
         attempts=1 + retries_of(provider, params, built),
         tier=params.get("service_tier"),
         attribution=Attribution(own),
+        base_url=base_url(provider, built),
         name=f"{names[-1] if isinstance(names, list) else names} {model}".strip(),
     )
 

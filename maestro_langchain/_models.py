@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_core.types import Attribution, Call
 
-from ._convert import LIMITS, provider_id, retries_of, to_input
+from ._convert import LIMITS, base_url, provider_id, retries_of, to_input
 from ._retries import NO_RETRIES, silence_clients
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _LIMIT_KEYS = {
 }
 # A reasoning model thinks before it answers, and inside the limit.
 _REASONING_TOKENS = 4_096
+# What a model's constructor puts into each request that the handler will count like a tool: it cannot know better.
+_CARRIED = ("extra_body", "model_kwargs", "reasoning", "thinking", "stop", "stop_sequences")
 # What an integration may add to a request beyond the messages and tools: names, markers, an empty system block.
 _SLACK = " " * 256
 
@@ -95,7 +97,13 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
     messages = [request.system_message, *request.messages] if request.system_message else request.messages
     tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
     shape: Any = getattr(request.response_format, "schema", request.response_format)
-    parts = [*tools, convert_to_openai_tool(shape) if shape is not None else None, request.model_settings]
+    own_parts = [getattr(model, name, None) for name in _CARRIED]
+    parts = [
+        *tools,
+        convert_to_openai_tool(shape) if shape is not None else None,
+        request.model_settings,
+        *own_parts,
+    ]
     return Call(
         provider=provider,
         model=name,
@@ -107,6 +115,7 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
         n=int(getattr(model, "n", None) or 1),
         tier=getattr(model, "service_tier", None),
         attribution=Attribution(own),
+        base_url=base_url(provider, model.__dict__),
         name=f"{type(model).__name__} {name}",
     )
 

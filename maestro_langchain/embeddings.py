@@ -14,7 +14,7 @@ from maestro_core.failures import classify
 from maestro_core.types import Attribution, Call, new_key
 
 from ._clients import for_openai, is_openai
-from ._convert import dimensions, retries_of
+from ._convert import base_url, dimensions, retries_of
 from ._errors import LangChainCapExceeded
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class _Door:
     provider: str
     model: str
     _name: str
+    base_url: str = ""
 
     @property
     def maestro(self) -> Maestro:
@@ -177,6 +178,7 @@ class _Door:
             attempts=attempts,
             operation="embeddings",
             attribution=where,
+            base_url=self.base_url,
             name=f"{self._name} {name}",
         )
         return call, parent
@@ -208,12 +210,13 @@ class _Door:
             return None
 
 
-def _identity(embeddings: Embeddings) -> tuple[str, str, str]:
-    """Return provider id, model and what messages call it."""
+def _identity(embeddings: Embeddings) -> tuple[str, str, str, str]:
+    """Return provider id, model, what messages call it, and where it is, if that is a place of one's own."""
     cls = type(embeddings)
     packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
     provider = next((_PROVIDERS[package] for package in packages if package in _PROVIDERS), "unknown")
     if provider == "openai" and any(base.__name__.startswith("Azure") for base in cls.__mro__):
         provider = "azure"
     found = [getattr(embeddings, name, None) for name in _MODEL_NAMES]
-    return provider, next((name for name in found if isinstance(name, str) and name), "unknown"), cls.__name__
+    model = next((name for name in found if isinstance(name, str) and name), "unknown")
+    return provider, model, cls.__name__, base_url(provider, getattr(embeddings, "__dict__", {}))

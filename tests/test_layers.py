@@ -374,8 +374,9 @@ def test_whatever_is_configured_no_call_costs_more_than_its_bound(data, entries)
         ({"tool": "web_search"}, "per_call"),
         ({**AZURE, "per_call": "1"}, "per_call"),
         ({**AZURE, "discont": "0.1"}, "unknown key 'discont'"),
-        ({"base_url": "http://x", "input": "1"}, "provider and model"),
-        ({"endpoint": "x", "input": "1"}, "Endpoint"),
+        ({"base_url": "gpu:8000/v1", "input": "1"}, "http://gpu:8000/v1"),
+        ({"base_url": "http://gpu:port/v1", "input": "1"}, "base_url"),
+        ({"endpoint": " ", "input": "1"}, "not a name"),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_said_in_one_line(entry, says):
@@ -510,7 +511,7 @@ def test_the_documented_tables_are_settings(tmp_path):
         text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8"
     )
     assert [entry.kind for entry in Settings().prices] == [
-        "factor", "factor", "factor", "factor", "rates", "hourly", "rates", "rates", "tool",
+        "factor", "factor", "factor", "factor", "rates", "hourly", "rates", "factor", "rates", "rates", "tool",
     ]  # fmt: skip
 
 

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from maestro_core.errors import PriceNotFound
+from maestro_core.errors import PriceNotFound, SettingsError
 from maestro_core.usage.kinds import KINDS
 
+from .fields import BaseUrl, Day, Dollars, Name, Ratio, dollars
 from .names import find, provider_id
 from .sheet import Picos, Rates, flat_rates
 from .tiers import parse_tier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
+    from datetime import date
 
-__all__ = ["ANY_UNKNOWN", "PriceEntry", "explain"]
+__all__ = ["ANY_UNKNOWN", "PriceEntry", "endpoint_price", "explain"]
 
 ANY_UNKNOWN = "*"
 
 _PICOS_PER_USD = 10**12
 _TOKENS = 1_000_000
 _MOST_MODELS = 1_024
-_FEWEST_DIGITS = 15  # more is a slip, or a float's rounding error
-# Keys that come with a later version, and what to write until then.
-_LATER = {"endpoint": "Endpoint(price=...)", "base_url": "provider and model"}
 
 # What users call the kinds of usage.
 _PER_MILLION = {
@@ -54,46 +45,7 @@ _PER_MILLION = {
     "output_image": "output_image_tokens",
 }
 _PER_USE = {"per_request": "requests", "per_search": "web_searches"}
-
-
-def _dollars(value: object) -> Fraction:
-    if isinstance(value, float):
-        raise ValueError(f'an amount of dollars may not be a float; write "{value}" in quotes')  # noqa: TRY004
-    return _number(value)
-
-
-def _number(value: object) -> Fraction:
-    """Return the number that a decimal's text says: 0.15 is 15/100, which no float is."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise ValueError(f'{value!r} is not a number; write for example "0.15"')  # noqa: TRY004 - pydantic passes on only ValueErrors
-    try:
-        number = Decimal(str(value).strip().removeprefix("$"))
-    except InvalidOperation:
-        raise ValueError(f'{value!r} is not a number; write for example "0.15"') from None
-    if not number.is_finite() or number < 0:
-        raise ValueError(f"{value!r} is not a number of zero or more")
-    exponent = number.as_tuple().exponent
-    if isinstance(exponent, int) and -exponent > _FEWEST_DIGITS:
-        raise ValueError(f"{value!r} has more than {_FEWEST_DIGITS} decimal places")
-    return Fraction(number)
-
-
-def _day(value: object) -> object:
-    if isinstance(value, datetime):
-        raise ValueError(f"{value} is a time; write the day alone, which is counted in UTC")  # noqa: TRY004
-    return value
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} is not a name")
-    return value.strip()
-
-
-_Dollars = Annotated[Fraction, BeforeValidator(_dollars)]
-_Ratio = Annotated[Fraction, BeforeValidator(_number)]
-_Day = Annotated[date, BeforeValidator(_day)]
-_Name = Annotated[str, BeforeValidator(_name)]
+_ENDPOINT_KEYS = (*_PER_MILLION, *_PER_USE, "per_hour", "concurrency", "timeout_s")
 
 
 class PriceEntry(BaseModel):
@@ -106,6 +58,8 @@ class PriceEntry(BaseModel):
         provider: Provider id; every provider, if not given.
         model: The model asked for, or another name of the same model in the price book; every model of the provider,
             if not given. `"*"`: every model without a price, for which the entry says what to assume.
+        endpoint: Only calls that are routed to the endpoint of this name.
+        base_url: Only calls that go to this URL, as the model's constructor has it.
         tier: Only calls served at this tier; with a multiplier it multiplies the standard rates.
         region: Only calls that the provider says it processed there; likewise.
         from_: The first day (UTC) on which it holds; the key is `from`.
@@ -125,34 +79,36 @@ class PriceEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    provider: _Name | None = None
-    model: _Name | None = None
-    tier: _Name | None = None
-    region: _Name | None = None
-    from_: _Day | None = Field(None, alias="from")
-    until: _Day | None = None
-    input: _Dollars | None = None
-    output: _Dollars | None = None
-    cached: _Dollars | None = None
-    cache_write: _Dollars | None = None
-    cache_write_1h: _Dollars | None = None
-    reasoning: _Dollars | None = None
-    input_audio: _Dollars | None = None
-    cached_audio: _Dollars | None = None
-    output_audio: _Dollars | None = None
-    input_image: _Dollars | None = None
-    output_image: _Dollars | None = None
-    per_request: _Dollars | None = None
-    per_search: _Dollars | None = None
-    per_hour: _Dollars | None = None
+    provider: Name | None = None
+    model: Name | None = None
+    endpoint: Name | None = None
+    base_url: BaseUrl | None = None
+    tier: Name | None = None
+    region: Name | None = None
+    from_: Day | None = Field(None, alias="from")
+    until: Day | None = None
+    input: Dollars | None = None
+    output: Dollars | None = None
+    cached: Dollars | None = None
+    cache_write: Dollars | None = None
+    cache_write_1h: Dollars | None = None
+    reasoning: Dollars | None = None
+    input_audio: Dollars | None = None
+    cached_audio: Dollars | None = None
+    output_audio: Dollars | None = None
+    input_image: Dollars | None = None
+    output_image: Dollars | None = None
+    per_request: Dollars | None = None
+    per_search: Dollars | None = None
+    per_hour: Dollars | None = None
     concurrency: int = Field(1, ge=1)
     timeout_s: int = Field(600, ge=1)
     free: bool = False
-    discount: _Ratio | None = None
-    multiplier: _Ratio | None = None
+    discount: Ratio | None = None
+    multiplier: Ratio | None = None
     fees: bool = False
-    tool: _Name | None = None
-    per_call: _Dollars | None = None
+    tool: Name | None = None
+    per_call: Dollars | None = None
 
     _compiled: dict[str, Rates] = PrivateAttr(default_factory=dict)
 
@@ -190,8 +146,20 @@ class PriceEntry(BaseModel):
             said = {"multiplier": self.multiplier, "discount": self.discount}
             return " ".join(f"{name} {_text(value)}" for name, value in said.items() if value is not None)
         name = f"{'fallback' if self.assumes else 'user'}:{self.provider or '*'}:{self.model or '*'}"
-        name += "".join(f"/{part}" for part in (self.tier, self.region) if part)
+        name += "".join(f"/{part}" for part in (self.tier, self.region, self.endpoint, self.base_url) if part)
         return f"{name}@{self.from_}" if self.from_ else name
+
+    def __str__(self) -> str:
+        """Return what was written, for people."""
+        fields = type(self).model_fields
+        said = {
+            fields[name].alias or name: getattr(self, name)
+            for name in fields
+            if name in self.model_fields_set
+        }
+        return ", ".join(
+            f"{key}={_text(each) if isinstance(each, Fraction) else each}" for key, each in said.items()
+        )
 
     def rates(self, model: str) -> Rates:
         """Return the declared rates as the sheet of a model; compiled once."""
@@ -207,8 +175,15 @@ class PriceEntry(BaseModel):
             found = self._compiled[model] = flat_rates(self.label, model, picos, free=self.free)
         return found
 
-    def names(self, provider: str, model: str) -> bool:
-        """Return whether the entry is about a provider and model."""
+    @property
+    def breadth(self) -> tuple[bool, bool]:
+        """Of several entries that fit, the least broad holds: of an endpoint, then of a URL, then the others."""
+        return self.endpoint is None, self.base_url is None
+
+    def names(self, provider: str, model: str, *, endpoint: str = "", base_url: str = "") -> bool:
+        """Return whether the entry is about a model at a provider, endpoint and (normal) URL."""
+        if self.endpoint not in {None, endpoint} or self.base_url not in {None, base_url}:
+            return False
         if self.provider is not None and _provider(self.provider) != _provider(provider):
             return False
         if self.model is None or self.assumes:
@@ -256,8 +231,9 @@ class PriceEntry(BaseModel):
             raise ValueError("fees goes with discount or multiplier")
         if self.kind != "hourly" and given & {"concurrency", "timeout_s"}:
             raise ValueError("concurrency and timeout_s go with per_hour")
-        if self.tool is None and self.provider is None and self.model is None:
-            raise ValueError("it names no provider or model")
+        places = {"provider", "model", "endpoint", "base_url"}
+        if self.tool is None and not given & places:
+            raise ValueError("it names no provider or model, endpoint or base_url")
         if self.from_ and self.until and self.until < self.from_:
             raise ValueError("until is before from")
         if self.tier is not None:
@@ -267,17 +243,60 @@ class PriceEntry(BaseModel):
                 raise ValueError(str(error).removeprefix("no price: ")) from None
 
 
+def endpoint_price(price: Mapping[str, Any]) -> PriceEntry:
+    """Return what a user declares an endpoint to cost, as `Call.price` takes it.
+
+    Args:
+        price: As an entry of the `prices` setting without its selectors: `{"input": "0.15", "output": "0.60"}` in
+            dollars per million tokens, further kinds beside them; or `per_request`, or `per_hour`. An endpoint is free
+            if it says `"0"` for both input and output.
+
+    Raises:
+        SettingsError: If it is malformed; the message names the fix.
+    """
+    if not isinstance(price, Mapping):
+        raise SettingsError(
+            f'endpoint price: {price!r} is no table; write {{"input": "0.15", "output": "0.60"}}'
+        )
+    price = {name: value for name, value in price.items() if value is not None}
+    unknown = price.keys() - _ENDPOINT_KEYS
+    if unknown:
+        known = ", ".join(_ENDPOINT_KEYS)
+        raise SettingsError(f"endpoint price: unknown key {min(unknown)!r}; it has {known}")
+    missing = {"input", "output"} - price.keys()
+    if missing and (len(missing) == 1 or not price.keys() & {*_PER_USE, "per_hour"}):
+        raise SettingsError(
+            f'endpoint price: {dict(price)} has no {min(missing)!r}; write {{"input": "0.15", "output": "0.60"}}, '
+            'dollars per million tokens, with "0" for both if nothing is charged'
+        )
+    entry = {"endpoint": ANY_UNKNOWN, **price}
+    try:
+        if not missing and _is_zero(price.values()):
+            entry = {"endpoint": ANY_UNKNOWN, "free": True}
+        return PriceEntry.model_validate(entry)
+    except ValidationError as error:
+        raise SettingsError(f"endpoint price: {explain(error, price)}") from None
+
+
+def _is_zero(amounts: Iterable[Any]) -> bool:
+    """Return whether every amount is zero; a malformed one is not, and the validation will say so."""
+    try:
+        return not any(map(dollars, amounts))
+    except ValueError:
+        return False
+
+
 def explain(error: ValidationError, value: Mapping[str, Any]) -> str:
     """Return the first thing that is wrong with an entry, in one line that names the key and the fix."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        if key in _LATER:
-            return f"{key} is not available in this version; match by {_LATER[key]}"
         known = ", ".join(field.alias or name for name, field in PriceEntry.model_fields.items())
         return f"unknown key {key!r}; a price has {known}"
     reason = first["msg"].removeprefix("Value error, ")
-    about = ":".join(str(value[name]) for name in ("provider", "model", "tool") if value.get(name))
+    about = ":".join(
+        str(value[name]) for name in ("provider", "model", "endpoint", "base_url", "tool") if value.get(name)
+    )
     return f"{f'{key}: ' if key else ''}{reason}{f' ({about})' if about else ''}"
 
 

@@ -1,6 +1,6 @@
 """What a call costs its user: the `prices` setting, what the provider says it billed, and the price book.
 
-At settle the first of these that says something wins: the user's own rates; the provider's own figure, where it is
+At settle the first of these that says something wins: what an endpoint was declared to cost; the user's own rates; the provider's own figure, where it is
 trusted; a discount or multiplier on the price book; the price book; what is assumed for models without a price.
 The same layers bound a call before it is sent, each at the dearest that may apply.
 """
@@ -46,11 +46,11 @@ class Layers:
     """The layers of one configuration. Safe to share between threads.
 
     Args:
-        entries: The `prices` setting, in its order: of several that fit, the first one holds.
+        entries: The `prices` setting: of several that fit, the least broad one holds, of equals the first.
     """
 
     def __init__(self, entries: Sequence[PriceEntry] = ()) -> None:
-        calls = [entry for entry in entries if entry.kind != "tool"]
+        calls = sorted((e for e in entries if e.kind != "tool"), key=lambda entry: entry.breadth)
         self._rates = [e for e in calls if e.kind != "factor" and not e.assumes]
         self._factors = [e for e in calls if e.kind == "factor"]
         self._assumed = [e for e in calls if e.assumes]
@@ -64,8 +64,10 @@ class Layers:
         """
         book, missing = _book(spent)
         sheet_nanos = book.nanos if book else None
-        if book and not self._any and spent.usage.provider_cost is None:
+        if book and not self._any and spent.usage.provider_cost is None and spent.declared is None:
             return Priced(book, "book", sheet_nanos)
+        if spent.declared is not None:
+            return self._by_rates(spent.declared, spent, "endpoint", sheet_nanos)
         day = spent.at.astimezone(UTC).date()
         if entry := self._find(self._rates, spent, day):
             return self._by_rates(entry, spent, "user", sheet_nanos)
@@ -80,7 +82,7 @@ class Layers:
             return Priced(book, "book", sheet_nanos)
         if entry := self._find(self._assumed, spent, day):
             return self._by_rates(entry, spent, "assumed", sheet_nanos)
-        raise missing or PriceNotFound(f"no price for {spent.model!r} of {spent.provider}")
+        raise _with_url(missing or _unknown(spent), spent.base_url)
 
     def bound(self, worst: Worst) -> Cost:
         """Return the most that a call can cost; rounded up.
@@ -90,6 +92,8 @@ class Layers:
         Raises:
             PriceNotFound: If one of the ways in which it may be priced has no bound.
         """
+        if worst.declared is not None:
+            return _named(_bound_of(worst.declared, worst), worst)
         cost = self._bound(worst)
         if self._assumed and len(_reachable(worst.tier)) > 1:
             # The book need not know the tier that "auto" turns out to be; then the assumption is what counts.
@@ -106,7 +110,7 @@ class Layers:
                 [e for day in days for e in _candidates(self._assumed, worst, day)[0]], worst
             )
             if not assumed:
-                raise missing
+                raise _with_url(missing, worst.base_url)
             found += assumed
         return max(found, key=lambda cost: cost.nanos)
 
@@ -126,7 +130,7 @@ class Layers:
     def _find(self, entries: Sequence[PriceEntry], spent: Spent, day: date) -> PriceEntry | None:
         for model in dict.fromkeys((spent.model, spent.usage.model or spent.model)):
             for entry in entries:
-                if entry.holds(day) and _fits(entry, spent) and entry.names(spent.provider, model):
+                if entry.holds(day) and _fits(entry, spent) and _names(entry, spent, model):
                     return entry
         return None
 
@@ -134,16 +138,18 @@ class Layers:
         if entry.kind == "hourly":
             known = spent.latency_ms is not None
             cost = _by_time(entry, spent.latency_ms if known else entry.timeout_s * 1000)  # type: ignore[arg-type]
-            return Priced(cost, layer, sheet_nanos, estimated=layer == "assumed" or not known)
+            return Priced(_named(cost, spent), layer, sheet_nanos, estimated=layer == "assumed" or not known)
 
         def rates_of(name: str) -> Rates:
+            if spent.declared is not None:
+                return spent.declared.rates(name)
             other = self._find(self._rates, replace(spent, model=name), spent.at.astimezone(UTC).date())
             if other is not None and other.kind == "rates":
                 return other.rates(name)
             return sheet(spent.provider, name, spent.served_tier).at(spent.at.timestamp())
 
         cost = price_at(spent.usage, entry.rates(spent.model), rates_of)
-        return Priced(cost, layer, sheet_nanos, estimated=layer == "assumed")
+        return Priced(_named(cost, spent), layer, sheet_nanos, estimated=layer == "assumed")
 
 
 def _book(spent: Spent) -> tuple[Cost | None, PriceNotFound | None]:
@@ -157,6 +163,29 @@ def _book(spent: Spent) -> tuple[Cost | None, PriceNotFound | None]:
         else:
             return found, None
     return None, missing
+
+
+def _names(entry: PriceEntry, asked: Spent | Worst, model: str) -> bool:
+    return entry.names(asked.provider, model, endpoint=asked.endpoint, base_url=asked.base_url)
+
+
+def _named(cost: Cost, asked: Spent | Worst) -> Cost:
+    """Return a cost by its endpoint's name, where it is what that was declared to cost."""
+    if asked.declared is None:
+        return cost
+    return replace(cost, price_id=f"endpoint:{asked.endpoint or asked.model}")
+
+
+def _unknown(spent: Spent) -> PriceNotFound:
+    return PriceNotFound(f"no price for {spent.model!r} of {spent.provider}")
+
+
+def _with_url(missing: PriceNotFound, base_url: str) -> PriceNotFound:
+    """Return the error with the fix for models of one's own, which stand behind a URL of one's own."""
+    if not base_url:
+        return missing
+    fix = f'; it goes to {base_url}: say what that costs in a [[prices]] entry with base_url = "{base_url}"'
+    return PriceNotFound(f"{missing}{fix}", missing.closest)
 
 
 def _fits(entry: PriceEntry, spent: Spent) -> bool:
@@ -174,7 +203,7 @@ def _candidates(entries: Sequence[PriceEntry], worst: Worst, day: date) -> tuple
     tiers, found = _reachable(worst.tier), []
     for entry in entries:
         tier = None if entry.tier is None else parse_tier(entry.tier)
-        if (tier is None or tier in tiers) and entry.holds(day) and entry.names(worst.provider, worst.model):
+        if (tier is None or tier in tiers) and entry.holds(day) and _names(entry, worst, worst.model):
             found.append(entry)
             if entry.region is None and (tier is None or len(tiers) == 1):
                 return found, True
@@ -226,7 +255,7 @@ def _standard(entry: PriceEntry, spent: Spent) -> Cost:
             return price(spent.provider, model, spent.usage, at=spent.at, tier=tier, region=region)
         except PriceNotFound as error:
             missing = error
-    raise missing or PriceNotFound(f"no price for {spent.model!r} of {spent.provider}")
+    raise missing or _unknown(spent)
 
 
 def _contract(entry: PriceEntry, cost: Cost, *, up: bool = False) -> Cost:

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from maestro_core.usage import Usage
 
     from .bound import CacheWrites
+    from .entries import PriceEntry
 
 __all__ = ["Layer", "Priced", "Spent", "Worst"]
 
-Layer = Literal["plugin", "user", "provider", "contract", "book", "assumed"]
+Layer = Literal["endpoint", "plugin", "user", "provider", "contract", "book", "assumed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,9 @@ class Spent:
         at: When it was made (aware).
         tier: The service tier asked for; what the usage says was served comes first.
         latency_ms: How long it took, if known.
+        endpoint: Name of the endpoint that it was routed to.
+        base_url: Where it went, as `normal_url` writes it.
+        declared: What the user says that endpoint costs.
     """
 
     provider: str
@@ -37,6 +41,9 @@ class Spent:
     at: datetime
     tier: str | None = None
     latency_ms: int | None = None
+    endpoint: str = ""
+    base_url: str = ""
+    declared: PriceEntry | None = None
 
     @property
     def served_tier(self) -> str | None:
@@ -56,6 +63,9 @@ class Worst:
     n: int = 1
     tier: str | None = None
     cache_writes: CacheWrites = "1h"
+    endpoint: str = ""
+    base_url: str = ""
+    declared: PriceEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

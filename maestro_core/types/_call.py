@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
+    from maestro_core.prices.entries import PriceEntry
+
 __all__ = ["UNATTRIBUTED", "Attribution", "Call", "Cost", "CostLine", "Step", "new_key"]
 
 UNATTRIBUTED = "(unattributed)"
@@ -79,6 +81,10 @@ class Call:
         name: How messages call it, e.g. `"ChatOpenAI gpt-5"`; the model's name if empty.
         key: Identity of this attempt, made by the client; every verb of the ledger is idempotent on it.
         at: When it is priced; now, if None.
+        endpoint: Name of the endpoint that it was routed to; empty if it was not routed.
+        base_url: Where it goes, if the user's model names a place of its own: never with credentials.
+        price: What the user declared that endpoint to cost (`maestro_core.prices.entries.endpoint_price`); it comes
+            before every other price.
     """
 
     provider: str
@@ -96,6 +102,9 @@ class Call:
     name: str = ""
     key: str = field(default_factory=new_key)
     at: datetime | None = None
+    endpoint: str = ""
+    base_url: str = ""
+    price: PriceEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
