@@ -19,7 +19,7 @@ from .types import UNATTRIBUTED, Attribution, Bucket, Call, Hold, Refused, Reser
 from .waiting import Line, here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pluggy import PluginManager
 
@@ -52,7 +52,14 @@ class Request:
 class Admission:
     """The steps from a call to its reservation, for one Maestro."""
 
-    def __init__(self, settings: Settings, manager: PluginManager, ledger: Ledger, spool: Spool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        manager: PluginManager,
+        ledger: Ledger,
+        spool: Spool,
+        refused: Callable[[Call, CapExceeded], object] = lambda _call, _error: None,
+    ) -> None:
         self.quotes = Quotes(manager, settings.prices)
         self.line = Line()
         self.latches = Latches()
@@ -63,6 +70,7 @@ class Admission:
         self._ledger = ledger
         self._spool = spool
         self._defaults = environment_defaults()
+        self._refused = refused
         self._warned: set[str] = set()
         self._declared: set[Meter] = set()
         zone = settings.time_zone
@@ -307,6 +315,7 @@ class Admission:
             self._ledger.refuse(request.hold, facts)
         except LedgerError:
             _log.exception("a refusal could not be journalled")
+        self._refused(request.call, error)
         plugins.observe(self._plugins, "maestro_refused", call=request.call, error=error)
         raise error
 

@@ -21,7 +21,7 @@ from .types import Call, Refused, new_key
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from .types import CapStatus, Ledger, Record, Report, Reservation, Tree
 
@@ -48,15 +48,18 @@ class Maestro:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
         self.plugins = plugins.load()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(self.settings)
         self.ledger: Ledger = self.plugins.hook.maestro_ledger(url=self.settings.ledger) or open_ledger(
             self.settings.ledger
         )
         self.runs = Runs(self)
         self.doors = Doors(self)
         self._spool = Spool(self.ledger, self.settings.allow_nanos)
-        self.admission = Admission(self.settings, self.plugins, self.ledger, self._spool)
+        self.admission = Admission(
+            self.settings, self.plugins, self.ledger, self._spool, self.telemetry.metrics.refused
+        )
         self._presume_old()
+        self.telemetry.metrics.watch(_status_of(self))
         self._finalizer = weakref.finalize(self, _close, self._spool, self.telemetry, self.ledger)
 
     @classmethod
@@ -112,7 +115,7 @@ class Maestro:
                 "overrun: call %s of %s cost more than was held for it; its caps refuse from now on as spent",
                 record.key, record.model,
             )  # fmt: skip
-        plugins.observe(self.plugins, "maestro_settled", record=record)
+        self._tell(record)
         return record
 
     def release(self, reservation: Reservation, reason: str) -> None:
@@ -124,13 +127,13 @@ class Maestro:
         if not reservation.spooled:
             record = self.ledger.release(reservation.key, reason)
             self.admission.closed(reservation.key)
-            plugins.observe(self.plugins, "maestro_settled", record=record)
+            self._tell(record)
 
     def presume(self, keys: Collection[str]) -> None:
         """Count the open holds with these keys as spent, until their truth is known; it is posted as a correction."""
         for record in self.ledger.presume(keys=keys):
             self.admission.closed(record.key)
-            plugins.observe(self.plugins, "maestro_settled", record=record)
+            self._tell(record)
 
     async def areserve(self, call: Call) -> Reservation:
         """As `reserve`. The embedded ledgers answer in microseconds, so it does not leave the event loop's thread."""
@@ -220,12 +223,28 @@ class Maestro:
             if cls._default is self:
                 cls._default = None
 
+    def _tell(self, record: Record) -> None:
+        # The money is safe in the ledger; from here on nothing may raise.
+        self.telemetry.metrics.settled(record)
+        plugins.observe(self.plugins, "maestro_settled", record=record)
+
     def _presume_old(self) -> None:
         ttl_us = int(self.settings.hold_ttl_s * 1_000_000)
         for record in self.ledger.presume(older_than_us=self.ledger.now_us() - ttl_us):
             _log.warning("call %s was never settled; it is presumed spent", record.key)
             self.admission.closed(record.key)
-            plugins.observe(self.plugins, "maestro_settled", record=record)
+            self._tell(record)
+
+
+def _status_of(maestro: Maestro) -> Callable[[], Sequence[CapStatus]]:
+    # The metrics outlive an instance that nobody uses any more.
+    found = weakref.ref(maestro)
+
+    def status() -> Sequence[CapStatus]:
+        live = found()
+        return live.status() if live is not None else ()
+
+    return status
 
 
 def _close(spool: Spool, telemetry: Telemetry, ledger: Ledger) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from .maestro import Maestro
-    from .telemetry import Operation
+    from .telemetry import Drawing, Operation
     from .types import Record, Reservation, Step
     from .usage import Usage
 
@@ -46,8 +46,10 @@ _around: ContextVar[Attribution | None] = ContextVar("maestro_around", default=N
 class _Run:
     root_id: Hashable
     path: tuple[Step, ...]
-    span: Span | None
-    own_span: Span | None = None
+    span: Span | None  # the nearest that we drew
+    parent: _Run | None = None
+    drawing: Drawing | None = None
+    cost_nanos: int = 0  # of all calls inside
     paid: Reservation | None = None  # for the use of a tool that has a price
     calls: set[Hashable] = field(default_factory=set)  # open calls, kept at the root only
 
@@ -56,9 +58,12 @@ class _Run:
 class _OpenCall:
     reservation: Reservation
     seen: Call  # as the handler saw it; the door that reserved may have seen it before other middleware
-    span: Span | None
+    drawing: Drawing | None
+    parent: _Run | None
     root: _Run | None
+    operation: Operation
     began_ns: int
+    first_chunk_ns: int = 0
 
 
 class Runs:
@@ -81,8 +86,11 @@ class Runs:
         kind: RunKind = "chain",
         name: str = "",
         dimensions: Mapping[str, str] | None = None,
+        found: Callable[[], Span | None] | None = None,
     ) -> None:
         """A run has begun below its parent; agents and tools become part of the path of every call inside.
+
+        `found` finds the span that another instrumentation draws for this run, if there is one.
 
         Raises:
             CapExceeded: If it is a tool with a price, and a cap does not admit one more use.
@@ -92,7 +100,7 @@ class Runs:
         parent = self._find(parent_id)
         around = _around.get()
         path = parent.path if parent else around.path if around else ()
-        run = _Run(parent.root_id if parent else run_id, path, parent.span if parent else None)
+        run = _Run(parent.root_id if parent else run_id, path, parent.span if parent else None, parent)
         if kind != "chain":
             # Middleware around a tool has put the tool into the path already.
             run.path = path if not parent and path[-1:] == ((kind, name),) else (*path, (kind, name))
@@ -102,8 +110,10 @@ class Runs:
                     provider="tool", model=name, operation="tool", attribution=where, name=f"tool {name}"
                 )
                 run.paid = self._maestro.reserve(paid)
-            run.own_span = self._maestro.telemetry.start(_OPERATIONS[kind], name, where, parent=run.span)
-            run.span = run.own_span or run.span
+            run.drawing = self._maestro.telemetry.start(
+                _OPERATIONS[kind], name, where, parent=run.span, found=found
+            )
+            run.span = (run.drawing and run.drawing.span) or run.span
         self._runs[run_id] = run
 
     def leave(self, run_id: Hashable, error: BaseException | None = None) -> None:
@@ -124,7 +134,8 @@ class Runs:
         paid = run.paid
         if paid is not None:
             self._safely(lambda: self._maestro.settle(paid, None))
-        self._maestro.telemetry.end(run.own_span, error=error)
+        if run.drawing is not None:
+            run.drawing.end(error=error, run_cost_nanos=run.cost_nanos)
         keys = [
             self._calls[call_id].reservation.key for call_id in tuple(run.calls) if call_id in self._calls
         ]
@@ -170,6 +181,8 @@ class Runs:
         parent_id: Hashable | None,
         call: Call,
         settings: Mapping[str, object] = MappingProxyType({}),
+        *,
+        found: Callable[[], Span | None] | None = None,
     ) -> None:
         """Hold the money for a call that is about to be sent under this run id.
 
@@ -178,6 +191,7 @@ class Runs:
             parent_id: The run around it.
             call: The call; its `attribution.dimensions` are those that the framework's metadata gives.
             settings: The arguments that the call is made with, constructor and call merged.
+            found: Finds the span that another instrumentation draws for this run, if there is one.
 
         Raises:
             CapExceeded, PriceNotFound, LedgerUnavailable: As `Maestro.reserve`; nothing was sent.
@@ -192,25 +206,31 @@ class Runs:
             where = offered.call.attribution
         call = replace(call, attribution=where)
         operation: Operation = "embeddings" if call.operation == "embeddings" else "chat"
-        span = self._maestro.telemetry.start(
-            operation, call.model, where, parent=parent.span if parent else None, call=call
+        drawing = self._maestro.telemetry.start(
+            operation, call.model, where, parent=parent.span if parent else None, call=call, found=found
         )
         try:
             reservation = offered or self._maestro.reserve(call)
         except BaseException as error:
-            if span is not None and isinstance(error, CapExceeded):
-                span.set_attribute("maestro.refused", error.reason)
-            self._maestro.telemetry.end(span, error=error)
+            _not_sent(drawing, parent, error)
             raise
         root = self._runs.get(parent.root_id) if parent else None
         if root:
             root.calls.add(run_id)
-        self._calls[run_id] = _OpenCall(reservation, call, span, root, time.perf_counter_ns())
+        self._calls[run_id] = _OpenCall(
+            reservation, call, drawing, parent, root, operation, time.perf_counter_ns()
+        )
 
     def call(self, run_id: Hashable) -> Call | None:
         """Return the open call of a run id, or None."""
         found = self._calls.get(run_id)
         return found.reservation.call if found else None
+
+    def streamed(self, run_id: Hashable) -> None:
+        """A part of a call's answer has arrived."""
+        call = self._calls.get(run_id)
+        if call is not None and not call.first_chunk_ns:
+            call.first_chunk_ns = time.perf_counter_ns()
 
     def settle(
         self,
@@ -233,21 +253,23 @@ class Runs:
             held, seen = call.reservation.call, call.seen
             same = held.history is seen.history and held.tools is seen.tools
             self._maestro.admission.learn((held,) if same else (held, seen), usage, reply)
-        facts = {**(detail or {}), "latency_ms": (time.perf_counter_ns() - call.began_ns) // 1_000_000}
+        taken_ns = time.perf_counter_ns() - call.began_ns
+        facts = {**(detail or {}), "latency_ms": taken_ns // 1_000_000}
         if reason:
             facts["reason"] = reason
         if error is not None:
             facts["error"] = type(error).__qualname__
         record = self._safely(lambda: self._maestro.settle_with(call.reservation, usage, facts))
-        self._maestro.telemetry.end(call.span, record, error)
+        self._tell(call, taken_ns, record, error)
         return record
 
     def release(self, run_id: Hashable, reason: str, error: BaseException | None = None) -> None:
         """A call has provably not been billed: its money is free again."""
         call = self._pop(run_id)
         if call is not None:
+            taken_ns = time.perf_counter_ns() - call.began_ns
             self._safely(lambda: self._maestro.release(call.reservation, reason))
-            self._maestro.telemetry.end(call.span, error=error)
+            self._tell(call, taken_ns, None, error)
 
     def abandon(self, key: str) -> None:
         """A call was left without its end being reported: presume it spent, end its span, and forget it.
@@ -258,7 +280,33 @@ class Runs:
             call = self._pop(run_id)
             if call is not None:
                 self._safely(lambda: self._maestro.presume([key]))
-                self._maestro.telemetry.end(call.span)
+                if call.drawing is not None:
+                    call.drawing.end()
+
+    def _tell(
+        self, call: _OpenCall, taken_ns: int, record: Record | None, error: BaseException | None
+    ) -> None:
+        """Show a call that has ended, on its span, on those around it and in the metrics."""
+        drawing, first_chunk_s = call.drawing, None
+        if call.first_chunk_ns:
+            first_chunk_s = (call.first_chunk_ns - call.began_ns) / 1e9
+        around, cost_nanos = call.parent, record.cost_nanos if record else 0
+        while around is not None and cost_nanos:
+            around.cost_nanos += cost_nanos
+            around = around.parent
+        if drawing is not None:
+            drawing.first_chunk_s = first_chunk_s
+            if drawing.end(record, error) is False:
+                self._maestro.telemetry.missed()
+        self._maestro.telemetry.metrics.operated(
+            call.operation,
+            call.reservation.call,
+            taken_ns / 1e9,
+            record=record,
+            error=error,
+            first_chunk_s=first_chunk_s,
+            span=drawing.span if drawing else None,
+        )
 
     def _find(self, run_id: Hashable | None) -> _Run | None:
         return self._runs.get(run_id) or self._ended.get(run_id)
@@ -276,3 +324,18 @@ class Runs:
         except MaestroError:
             _log.exception("a call could not be settled; its money stays held until it is presumed spent")
             return None
+
+
+def _not_sent(drawing: Drawing | None, parent: _Run | None, error: BaseException) -> None:
+    """Show a refusal on the call's own span, or, where others draw it and never will, on the run around it."""
+    if drawing is not None and drawing.span is None:
+        while parent is not None and parent.drawing is None:
+            parent = parent.parent
+        drawing = parent.drawing if parent else None
+        if drawing is not None and isinstance(error, CapExceeded):
+            drawing.refused(error)
+        return
+    if drawing is not None:
+        if isinstance(error, CapExceeded):
+            drawing.refused(error)
+        drawing.end(error=error)

@@ -82,6 +82,10 @@ class Settings(BaseSettings):
         require_mode: What happens to a call without them: `"refuse"` or `"warn"`.
         dimensions: Further LangChain metadata keys that are dimensions.
         capture_content: Whether prompts and completions may enter spans.
+        spans: `"auto"` draws spans unless another instrumentation traces the framework, whose model spans it then
+            annotates; `"own"` always draws, `"annotate"` never does, `"off"` does neither.
+        cost_attributes: Further span attributes for a call's dollars, as other backends spell it: `"llm.cost.total"`,
+            `"operation.cost"`, `"mlflow.llm.cost"`, `"langfuse.observation.cost_details"`, ...
     """
 
     model_config = SettingsConfigDict(
@@ -111,6 +115,8 @@ class Settings(BaseSettings):
     require_mode: Literal["refuse", "warn"] = "refuse"
     dimensions: _Names = ()
     capture_content: bool = False
+    spans: Literal["auto", "own", "annotate", "off"] = "auto"
+    cost_attributes: _Names = ()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -140,7 +146,7 @@ class Settings(BaseSettings):
             else parse_usd(self.on_ledger_error["allow_usd"], name="allow_usd")
         )
 
-    @field_validator("require", "dimensions", mode="before")
+    @field_validator("require", "dimensions", "cost_attributes", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -148,6 +154,17 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("cost_attributes")
+    @classmethod
+    def _no_other_usage(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name.startswith("gen_ai.usage."):
+                raise ValueError(
+                    f"{name!r}: backends read what is below gen_ai.usage. as whole numbers of tokens and drop the usage"
+                    " of a span where one is not; gen_ai.usage.cost is written anyway"
+                )
+        return value
 
     @field_validator("time_zone")
     @classmethod

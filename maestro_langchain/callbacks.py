@@ -12,6 +12,7 @@ from maestro_core import CapExceeded, Maestro
 from maestro_core.failures import classify
 
 from ._convert import dimensions, is_cache_hit, to_call, to_input, to_reply, to_usage
+from ._peers import found_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +128,8 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         params = kwargs.get("invocation_params") or {}
         call = to_call(serialized, payload, history, metadata, params, own)
         try:
-            self.maestro.runs.reserve(run_id, parent_id, call, params)
+            found = found_span(self, run_id)
+            self.maestro.runs.reserve(run_id, parent_id, call, params, found=found)
         except CapExceeded as error:
             raise as_langchain(error) from None
 
@@ -135,6 +137,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Remember that output has arrived: from here on, a failure may be billed."""
         self._streamed.add(run_id)
+        self.maestro.runs.streamed(run_id)
 
     @_harmless
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
@@ -179,7 +182,14 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         agent = (metadata or {}).get("lc_agent_name")
         if agent and name == agent and self.maestro.runs.agent(parent_run_id) != agent:
             own = dimensions(metadata, self.maestro.settings.dimensions)
-            self.maestro.runs.enter(run_id, parent_run_id, kind="agent", name=agent, dimensions=own)
+            self.maestro.runs.enter(
+                run_id,
+                parent_run_id,
+                kind="agent",
+                name=agent,
+                dimensions=own,
+                found=found_span(self, run_id),
+            )
         else:
             self.maestro.runs.enter(run_id, parent_run_id)
 
@@ -208,7 +218,14 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         """Follow the run tree; calls inside belong to the tool."""
         called = name or (serialized or {}).get("name") or "tool"
         own = dimensions(metadata, self.maestro.settings.dimensions)
-        self.maestro.runs.enter(run_id, parent_run_id, kind="tool", name=called, dimensions=own)
+        self.maestro.runs.enter(
+            run_id,
+            parent_run_id,
+            kind="tool",
+            name=called,
+            dimensions=own,
+            found=found_span(self, run_id),
+        )
 
     @_harmless
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002

@@ -1,0 +1,125 @@
+"""Spans and metrics by OpenTelemetry's GenAI conventions. They follow the money and never decide about it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from . import export
+from .guard import harmless
+from .metrics import Metrics
+from .names import Operation
+from .spans import Drawing, draw, start_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, Tracer
+
+    from maestro_core.settings import Settings
+    from maestro_core.types import Attribution, Call
+
+__all__ = ["Drawing", "Operation", "Telemetry"]
+
+_log = logging.getLogger("maestro")
+
+
+class Telemetry:
+    """Spans and metrics of one Maestro: through the user's providers, or through our own if only an endpoint is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._mode = settings.spans
+        self._costs = settings.cost_attributes
+        self._lock = threading.Lock()
+        self._delivery = export.Delivery()
+        self._own_tracers: TracerProvider | None = None
+        self._own_meters: MeterProvider | None = None
+        self._latest: tuple[object, Tracer] | None = None  # making a tracer costs as much as a span
+        self._wants_spans, self._wants_metrics = export.wanted("traces"), export.wanted("metrics")
+        self._closed = False
+        self._missed = False
+        self.metrics = Metrics(self._meters)
+
+    @harmless
+    def start(
+        self,
+        operation: Operation,
+        name: str,
+        attribution: Attribution,
+        *,
+        parent: Span | None,
+        call: Call | None = None,
+        found: Callable[[], Span | None] | None = None,
+    ) -> Drawing | None:
+        """Begin a run's span, or return None if nobody listens.
+
+        Args:
+            operation: What it is.
+            name: The model's, the tool's or the agent's.
+            attribution: Whom it is for.
+            parent: The span that it stands below; the current one if None.
+            call: The call, of a model.
+            found: Finds the span that another instrumentation draws for the same run; None if there is no other.
+        """
+        if self._mode == "off" or (self._mode == "annotate" and found is None):
+            return None
+        if found is not None and self._mode != "own":
+            return Drawing(None, found, start_attributes(operation, name, attribution, call), self._costs)
+        tracer = self._tracer()
+        if tracer is None:
+            return None
+        attributes = start_attributes(operation, name, attribution, call)
+        return Drawing(draw(tracer, operation, name, attributes, parent), None, attributes, self._costs)
+
+    def missed(self) -> None:
+        """Another instrumentation's span was not found, or had ended; say so once."""
+        if not self._missed:
+            self._missed = True
+            _log.warning(
+                "a span of another instrumentation could not be annotated with its cost;"
+                ' put the Maestro handler first in `callbacks`, or set spans = "own"'
+            )
+
+    def close(self) -> None:
+        """Deliver what is queued, in at most two seconds; the user's own providers are left alone."""
+        with self._lock:
+            self._closed = True
+            own = [one for one in (self._own_tracers, self._own_meters) if one is not None]
+            self._own_tracers = self._own_meters = None
+        if not own:
+            return
+        done = export.shut_down([one.shutdown for one in own])
+        if not done or self._delivery.lost:
+            _log.warning(
+                "%d of %d spans were not delivered; the ledger has every call",
+                self._delivery.lost,
+                self._delivery.ended,
+            )
+
+    def _tracer(self) -> Tracer | None:
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, trace.ProxyTracerProvider):
+            if self._latest is None or self._latest[0] is not provider:
+                self._latest = provider, provider.get_tracer("maestro")
+            return self._latest[1]
+        if not self._wants_spans:
+            return None
+        with self._lock:
+            if self._closed:
+                return None
+            if self._own_tracers is None:
+                self._own_tracers = export.trace_provider(self._delivery)
+            return self._own_tracers.get_tracer("maestro")
+
+    def _meters(self) -> MeterProvider | None:
+        if not self._wants_metrics:
+            return None
+        with self._lock:
+            if self._own_meters is None and not self._closed:
+                self._own_meters = export.metrics_provider()
+            return self._own_meters

@@ -1,0 +1,173 @@
+"""Providers of our own, for applications that set an OTLP endpoint and nothing else.
+
+`OTEL_EXPORTER_OTLP_ENDPOINT` and its relatives are read by the exporters themselves, the protocol included
+(`http/protobuf`, the default, or `grpc`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+__all__ = ["Delivery", "metrics_provider", "shut_down", "trace_provider", "wanted"]
+
+_log = logging.getLogger("maestro")
+
+Signal = Literal["traces", "metrics"]
+
+_JOIN_S = 2.0
+
+# A burst of 100,000 spans fits; at some 3 kB each that is 0.4 GB at the very worst. The SDK's own 2,048 lose two
+# thirds of such a burst.
+_QUEUE = 131_072
+_BATCH = 2_048
+
+
+def wanted(signal: Signal) -> bool:
+    """Return whether the environment names an OTLP endpoint for a signal, and does not switch the SDK off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    return any(os.environ.get(name) for name in names)
+
+
+class Delivery:
+    """How many spans were handed over, and how many of them arrived."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.ended = 0
+        self.arrived = 0
+
+    @property
+    def lost(self) -> int:
+        """Spans that have not arrived, whatever the reason."""
+        return self.ended - self.arrived
+
+    def count(self, *, ended: int = 0, arrived: int = 0) -> None:
+        """Add to the numbers."""
+        with self._lock:
+            self.ended += ended
+            self.arrived += arrived
+
+
+def trace_provider(delivery: Delivery) -> TracerProvider:
+    """Return a tracer provider that exports over OTLP and counts what arrives.
+
+    Raises:
+        ImportError: If the environment asks for grpc and its exporter is not installed; the message names the fix.
+    """
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Counted(SpanExporter):
+        """Tells how many spans arrived."""
+
+        def __init__(self, exporter: SpanExporter) -> None:
+            self._exporter = exporter
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            result = self._exporter.export(spans)
+            if result is SpanExportResult.SUCCESS:
+                delivery.count(arrived=len(spans))
+            return result
+
+        def shutdown(self) -> None:
+            self._exporter.shutdown()
+
+    class Counting(BatchSpanProcessor):
+        """Tells how many spans there were."""
+
+        def on_end(self, span: ReadableSpan) -> None:
+            if span.context is not None and span.context.trace_flags.sampled:
+                delivery.count(ended=1)
+            super().on_end(span)
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    exporter = Counted(_span_exporter())
+    provider.add_span_processor(Counting(exporter, max_queue_size=_QUEUE, max_export_batch_size=_BATCH))
+    return provider
+
+
+def metrics_provider() -> MeterProvider:
+    """Return a meter provider that exports over OTLP.
+
+    Raises:
+        ImportError: As `trace_provider`.
+    """
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+
+    exporter: MetricExporter
+    if _protocol("metrics") == "grpc":
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as Grpc
+        except ImportError as error:
+            raise _no_grpc() from error
+        exporter = Grpc()
+    else:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
+
+        exporter = Http()
+    return MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
+
+
+def shut_down(shutdowns: Sequence[Callable[[], object]]) -> bool:
+    """Deliver what is queued, all at once, in at most two seconds; return whether all of it was done.
+
+    An exporter may retry a dead backend for half a minute, and its `force_flush` heeds no timeout; the agent's exit
+    does not wait for it.
+    """
+    workers = [
+        threading.Thread(target=_quietly, args=(one,), name="maestro-telemetry", daemon=True)
+        for one in shutdowns
+    ]
+    for worker in workers:
+        worker.start()
+    until_s = time.monotonic() + _JOIN_S
+    for worker in workers:
+        worker.join(max(0.0, until_s - time.monotonic()))
+    return not any(worker.is_alive() for worker in workers)
+
+
+def _quietly(shutdown: Callable[[], object]) -> None:
+    try:
+        shutdown()
+    except Exception:  # noqa: BLE001 - whatever an exporter raises
+        _log.exception("spans or metrics could not be delivered; the ledger has every call")
+
+
+def _span_exporter() -> SpanExporter:
+    if _protocol("traces") == "grpc":
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+        except ImportError as error:
+            raise _no_grpc() from error
+        return Grpc()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+
+    return Http()
+
+
+def _protocol(signal: Signal) -> str:
+    for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if found := os.environ.get(name):
+            return found
+    return "http/protobuf"
+
+
+def _no_grpc() -> ImportError:
+    return ImportError(
+        "OTEL_EXPORTER_OTLP_PROTOCOL asks for grpc; install opentelemetry-exporter-otlp-proto-grpc,"
+        " or set it to http/protobuf"
+    )

@@ -1,0 +1,209 @@
+"""Spans of model calls, tools and agents: drawn by us, or drawn by another instrumentation and annotated by us."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from maestro_core.money import NANOS_PER_USD, to_usd
+
+from . import names
+from .guard import harmless
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from maestro_core.errors import CapExceeded
+    from maestro_core.types import Attribution, Call, Record
+
+__all__ = ["Drawing", "cost_attributes"]
+
+_log = logging.getLogger("maestro")
+
+_KINDS = {"chat": trace.SpanKind.CLIENT, "embeddings": trace.SpanKind.CLIENT}
+
+# What some backends read instead of gen_ai.usage.cost, as a JSON object of dollars.
+_AS_JSON = {"langfuse.observation.cost_details": "total", "mlflow.llm.cost": "total_cost"}
+
+
+class Drawing:
+    """One run or call as a backend sees it.
+
+    Either we drew the span, or another instrumentation does: then `found` returns its span, which may begin after us and
+    ends after us, so that what we have to say is written when the run ends.
+    """
+
+    __slots__ = ("_attributes", "_costs", "_found", "_own", "first_chunk_s")
+
+    def __init__(
+        self,
+        own: Span | None,
+        found: Callable[[], Span | None] | None,
+        attributes: dict[str, AttributeValue],
+        costs: Sequence[str],
+    ) -> None:
+        self._own = own
+        self._found = found
+        self._attributes = attributes
+        self._costs = costs
+        self.first_chunk_s: float | None = None
+
+    @property
+    def span(self) -> Span | None:
+        """The span that we drew, below which others may stand."""
+        return self._own
+
+    @harmless
+    def refused(self, error: CapExceeded) -> None:
+        """A cap did not admit it: say which, as attributes and as an event."""
+        facts: dict[str, AttributeValue] = {
+            names.REFUSED: error.reason,
+            names.CAP: str(error.cap),
+            "maestro.bucket": error.bucket,
+        }
+        self._attributes |= facts
+        if self._own is not None:
+            self._own.set_attributes(facts)
+            self._own.add_event(names.REFUSAL_EVENT, facts)
+
+    @harmless
+    def note(self, facts: Mapping[str, AttributeValue], event: str = "") -> None:
+        """Add attributes, and an event that carries them."""
+        self._attributes |= facts
+        if self._own is not None:
+            self._own.set_attributes(facts)
+            if event:
+                self._own.add_event(event, facts)
+
+    @harmless
+    def end(
+        self,
+        record: Record | None = None,
+        error: BaseException | None = None,
+        *,
+        run_cost_nanos: int = 0,
+    ) -> bool:
+        """End it with what the ledger says it cost, or with the error that ended it; return whether anybody saw."""
+        facts: dict[str, AttributeValue] = {}
+        if self.first_chunk_s is not None:
+            facts = {names.REQUEST_STREAM: True, names.RESPONSE_FIRST_CHUNK: self.first_chunk_s}
+        if run_cost_nanos:
+            facts[names.RUN_COST] = run_cost_nanos / NANOS_PER_USD
+        if record is not None:
+            facts |= cost_attributes(record, self._costs)
+        if self._own is None:
+            return self._annotate(facts, record)
+        if facts:
+            self._own.set_attributes(facts)
+        if record is not None and record.overrun:
+            self._own.add_event(names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
+        if error is not None:
+            name = type(error).__qualname__
+            self._own.set_attribute(names.ERROR_TYPE, name)
+            # The message may quote a prompt; the type says enough.
+            self._own.set_status(trace.StatusCode.ERROR, name)
+        self._own.end()
+        return True
+
+    def _annotate(self, facts: Mapping[str, AttributeValue], record: Record | None) -> bool:
+        span = self._found() if self._found else None
+        if span is None or not span.is_recording():
+            return False
+        # Tokens, models and errors are the other instrumentation's; what it says of them stays as it is.
+        ours = {
+            name: value
+            for name, value in facts.items()
+            if not name.startswith("gen_ai.") or name == names.COST
+        }
+        span.set_attributes(self._attributes | ours)
+        if record is not None and record.overrun:
+            span.add_event(names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
+        return True
+
+
+def draw(
+    tracer: Tracer,
+    operation: names.Operation,
+    name: str,
+    attributes: Mapping[str, AttributeValue],
+    parent: Span | None,
+) -> Span:
+    """Start a span below `parent`, or below the current span.
+
+    Nothing is attached to the context: frameworks do not promise that a start and its end share one.
+    """
+    return tracer.start_span(
+        f"{operation} {name}",
+        context=trace.set_span_in_context(parent) if parent else None,
+        kind=_KINDS.get(operation, trace.SpanKind.INTERNAL),
+        attributes=attributes,
+    )
+
+
+def start_attributes(
+    operation: names.Operation, name: str, attribution: Attribution, call: Call | None
+) -> dict[str, AttributeValue]:
+    """Return what is known when a run begins; samplers look at it."""
+    found: dict[str, AttributeValue] = {names.OPERATION: operation}
+    found |= whom(attribution)
+    if operation == "execute_tool":
+        found[names.TOOL] = name
+    if call is not None:
+        found[names.PROVIDER] = names.PROVIDER_NAMES.get(call.provider, call.provider)
+        found[names.REQUEST_MODEL] = call.model
+        if call.max_output_tokens is not None:
+            found[names.REQUEST_MAX_TOKENS] = call.max_output_tokens
+    return found
+
+
+def whom(attribution: Attribution) -> dict[str, AttributeValue]:
+    """Return whom a run is for; on every span, since backends group by what stands on the span itself."""
+    found: dict[str, AttributeValue] = {}
+    for dimension, value in attribution.dimensions.items():
+        found[names.CONVERSATION if dimension == "conversation" else f"maestro.{dimension}"] = value
+    for kind, name in reversed(attribution.path):
+        if kind == "agent":
+            found[names.AGENT] = name
+            break
+    return found
+
+
+def cost_attributes(record: Record, spellings: Sequence[str] = ()) -> dict[str, AttributeValue]:
+    """Return what a settled call cost; `spellings` are further names for its dollars."""
+    found: dict[str, AttributeValue] = {}
+    for kind, attributes in names.KIND_NAMES.items():
+        if kind in record.usage:
+            for attribute in attributes:
+                found[attribute] = record.usage[kind]
+    usd = record.cost_nanos / NANOS_PER_USD
+    found[names.COST] = usd
+    found[names.COST_NANOS] = record.cost_nanos
+    found[names.COST_ESTIMATED] = record.estimated_nanos > 0
+    found[names.COST_SOURCE] = cost_source(record)
+    if record.price_id:
+        found[names.PRICE] = record.price_id
+    if record.unpriced:
+        found[names.COST_UNPRICED] = list(record.unpriced)
+    if record.overrun:
+        found[names.OVERRUN] = True
+    if fitted := record.detail.get("fitted_output_tokens"):
+        found[names.FITTED] = fitted
+    if model := record.detail.get("response_model"):
+        found[names.RESPONSE_MODEL] = model
+    for name in spellings:
+        part = _AS_JSON.get(name)
+        found[name] = json.dumps({part: float(to_usd(record.cost_nanos))}) if part else usd
+    return found
+
+
+def cost_source(record: Record) -> str:
+    """Return where a cost comes from: `"provider"` reported it, `"local"` is our price, `"estimated"` a bound."""
+    if record.estimated_nanos:
+        return "estimated"
+    return "provider" if record.price_id == "provider" else "local"
