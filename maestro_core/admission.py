@@ -15,8 +15,18 @@ from .fitting import Outputs, fit, tokens_for
 from .grants import Grants
 from .latches import Latches
 from .quote import Quotes, ceiling_tokens
-from .types import UNATTRIBUTED, Attribution, Bucket, Call, Hold, Refused, Reservation
-from .waiting import Line, here
+from .types import (
+    UNATTRIBUTED,
+    Attribution,
+    Bucket,
+    Call,
+    Hold,
+    Refused,
+    Reservation,
+    SharedLedger,
+    Ticket,
+)
+from .waiting import Line, here, lineage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,6 +79,7 @@ class Admission:
         self._plugins = manager
         self._ledger = ledger
         self._spool = spool
+        self.shared: SharedLedger | None = ledger if isinstance(ledger, SharedLedger) else None
         self._defaults = environment_defaults()
         self._refused = refused
         self._warned: set[str] = set()
@@ -116,12 +127,16 @@ class Admission:
             request = self._below_ceiling(request, bound)
         return request
 
-    def attempt(self, request: Request, *, rest: bool = False) -> Reservation | Refused:
+    def attempt(
+        self, request: Request, *, rest: bool = False, ticket: Ticket | None = None
+    ) -> Reservation | Refused:
         """Ask the ledger once.
 
         Args:
             request: From `prepare`.
             rest: Take whatever is left, although other calls hold money.
+            ticket: The caller's place in the line of all processes; None if it cannot wait. It still leaves alone what
+                is set aside for those who do, unless it is inside an open call.
 
         Raises:
             LedgerUnavailable: If a cap applies and the ledger cannot be reached.
@@ -131,6 +146,8 @@ class Admission:
             hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
         if rest and hold.fit:
             hold = replace(hold, fit=replace(hold.fit, rest=True))
+        if self.shared and request.names:
+            hold = replace(hold, ticket=ticket or self._at_once())
         try:
             outcome = self._ledger.reserve(hold)
             if (
@@ -345,6 +362,9 @@ class Admission:
         output_nanos = held.amount_nanos - fit.fixed_nanos
         tokens = tokens_for(request.call, request.bound, output_nanos) if request.bound else None
         return replace(reservation, fitted_output_tokens=tokens)
+
+    def _at_once(self) -> Ticket:
+        return Ticket(self.line.process, inside=self.line.inside(here(), lineage.get()))
 
     def _declare(self, meters: Sequence[Meter]) -> None:
         new = [meter for meter in meters if meter not in self._declared]

@@ -15,15 +15,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .errors import LedgerError
 from .types import Refused
-from .waiting import lineage, turns
+from .waiting import Desk, lineage, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from .admission import Request
     from .maestro import Maestro
-    from .types import Call, Reservation
+    from .types import Call, Reservation, SharedLedger
 
 __all__ = ["Doors", "Offer"]
 
@@ -153,10 +154,17 @@ class Doors:
     def _steps(self, request: Request, wake: Callable[[], None], *, may_wait: bool) -> _Steps:
         admission = self._maestro.admission
         wait_s = self._maestro.settings.wait_s if may_wait else 0.0
+        shared = admission.shared
+        key = request.call.key
+        desk: Desk[Reservation] = Desk(
+            lambda rest, ticket: admission.attempt(request, rest=rest, ticket=ticket),
+            shared.changed if shared else None,
+            (lambda: _withdraw(shared, key)) if shared else None,
+        )
         generator = turns(
             admission.line,
             request.names,
-            lambda rest: admission.attempt(request, rest=rest),
+            desk,
             wake=wake,
             now_s=time.monotonic,
             until_s=time.monotonic() + wait_s if may_wait else 0.0,
@@ -190,6 +198,12 @@ class _Steps:
             self._refuse(self._outcome)
         assert self._outcome is not None  # noqa: S101 - the iterator was exhausted, or raised
         return self._outcome  # type: ignore[return-value]
+
+
+def _withdraw(shared: SharedLedger, key: str) -> None:
+    # It lapses by itself; what the caller was interrupted with matters more.
+    with suppress(LedgerError):
+        shared.withdraw(key)
 
 
 def _runs_event_loop() -> bool:

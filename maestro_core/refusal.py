@@ -27,8 +27,10 @@ def from_ledger(refused: Refused, cap: Cap, call: Call, *, limit_nanos: int) -> 
     held = f" + held {format_usd(bucket.held)}" if bucket.held else ""
     kept = limit_nanos - refused.limit_nanos
     last = f" + {format_usd(kept)} kept for a last answer" if kept else ""
+    older = refused.promised_nanos
+    promised = f" + {format_usd(older)} for calls that wait already" if older and not refused.spent else ""
     return _error(
-        f"cap exceeded ({reason}): {bucket.label}: spent {format_usd(bucket.spent)}{presumed}{held}"
+        f"cap exceeded ({reason}): {bucket.label}: spent {format_usd(bucket.spent)}{presumed}{held}{promised}"
         f" + this call up to {format_usd(needed)}{last} > {format_usd(limit_nanos)}{_resets(bucket)}",
         reason, cap, bucket, call, needed,
     )  # fmt: skip

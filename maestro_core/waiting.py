@@ -7,26 +7,36 @@ and whoever drives it (a thread, an event loop, a simulation) does the waiting.
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import threading
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from .types import Refused
+from .types import Refused, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from random import Random
 
-__all__ = ["BucketName", "Line", "Place", "bucket_name", "here", "lineage", "turns"]
+__all__ = ["BucketName", "Desk", "Line", "Place", "bucket_name", "here", "lineage", "turns"]
 
 T = TypeVar("T")
 
 # A bucket whatever its window: (meter id, values).
 BucketName = tuple[str, tuple[str, ...]]
 
-# How often a waiter looks for itself: money may come free in another process, which cannot wake it.
-_POLL_S = (0.05, 0.25)
+# How often the first at a bucket looks for itself: money may come free in another process, which cannot wake it. Soon
+# again while something happens, less often while nothing does.
+_SHORTEST_S, _SHORT_S, _LONG_S = 0.05, 0.1, 0.25
+_LONGER = 1.5
+
+# How long it may go without trying, although nobody wrote: windows end, tickets of the dead lapse, and its own must not.
+_BEAT_S = 0.3
+
+# The others are woken when it is their turn.
+_TURN_S = 60.0
 
 # The calls that this context is inside of. A child call may run while its ancestor's money is still held.
 lineage: ContextVar[tuple[str, ...]] = ContextVar("maestro_lineage", default=())
@@ -81,7 +91,13 @@ class Line:
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
         self._waiters: list[_Waiter] = []
+        self._id = secrets.token_hex(4)
         self.changes = 0
+
+    @property
+    def process(self) -> str:
+        """Who this is to other processes; a fork is another one."""
+        return f"{os.getpid()}-{self._id}"
 
     def opened(self, key: str, amount_nanos: int, names: frozenset[BucketName], place: Place) -> None:
         """A call of this process holds money now."""
@@ -185,10 +201,26 @@ def _call(wakes: list[Callable[[], None]]) -> None:
         wake()
 
 
+@dataclass(frozen=True, slots=True)
+class Desk(Generic[T]):
+    """Where a caller asks for money.
+
+    Args:
+        attempt: Reserves, or says which bucket lacks room. Its arguments: whether to take whatever is left although
+            other calls hold money, and the caller's place among all processes.
+        changed: Returns a number that is another one if other processes have done anything; None if nobody can tell.
+        withdraw: Says that the caller does not wait any more.
+    """
+
+    attempt: Callable[[bool, Ticket], T | Refused]
+    changed: Callable[[], int] | None = None
+    withdraw: Callable[[], None] | None = None
+
+
 def turns(
     line: Line,
     names: frozenset[BucketName],
-    attempt: Callable[[bool], T | Refused],
+    desk: Desk[T],
     *,
     wake: Callable[[], None],
     now_s: Callable[[], float],
@@ -200,38 +232,82 @@ def turns(
     Args:
         line: The process's line.
         names: The buckets with a cap that the call charges.
-        attempt: Reserves, or says which bucket lacks room. Its argument tells whether to take whatever is left
-            although other calls hold money.
+        desk: Where to ask.
         wake: Wakes whoever drives this.
         now_s: A monotonic clock.
         until_s: When to give up; a time that has passed means not to wait at all.
         chance: Spreads the polls of many processes.
 
     Returns:
-        What `attempt` returned last.
+        What `desk.attempt` returned last.
     """
     place, ancestors = here(), lineage.get()
     waiter: _Waiter | None = None
+    polls = _Polls(line, desk.changed, now_s, chance)
+    ended = False
     try:
         while True:
-            changes = line.changes
-            held: int | None = None
-            at = None if line.inside(place, ancestors) else line.ahead(names, waiter)
+            polls.begin(waits=waiter is not None)
+            inside = line.inside(place, ancestors)
+            ticket = Ticket(line.process, waits=now_s() < until_s, inside=inside)
+            at, held = None if inside else line.ahead(names, waiter), None
             if at is None:
-                outcome = attempt(False)
+                outcome = desk.attempt(False, ticket)
                 if not isinstance(outcome, Refused) or outcome.spent:
+                    ended = True
                     return outcome
-                at, held = bucket_name(outcome), outcome.bucket.held
-            if now_s() >= until_s:
-                return attempt(True)
-            if waiter is None:
+                at, held = bucket_name(outcome), outcome.bucket.held + outcome.promised_nanos
+            if waiter is None and now_s() < until_s:
                 waiter = _Waiter(at, wake, place, ancestors)
                 line.join(waiter)
-            line.move(waiter, at)
-            if held is not None and held <= line.in_vain(waiter):
-                return attempt(True)
-            if line.changes == changes:
-                yield min(chance.uniform(*_POLL_S), max(0.0, until_s - now_s()))
+            if waiter is not None:
+                line.move(waiter, at)
+            in_vain = waiter is not None and held is not None and held <= line.in_vain(waiter)
+            if in_vain or now_s() >= until_s:
+                outcome = desk.attempt(True, replace(ticket, waits=False))
+                ended = True
+                return outcome
+            yield from polls.until(until_s, first=held is not None)
     finally:
         if waiter is not None:
             line.leave(waiter)
+            if not ended and desk.withdraw:
+                desk.withdraw()
+
+
+class _Polls:
+    """When a waiter tries again: when it is woken, when another process has written, when its ticket needs it."""
+
+    def __init__(
+        self,
+        line: Line,
+        changed: Callable[[], int] | None,
+        now_s: Callable[[], float],
+        chance: Random,
+    ) -> None:
+        self._line = line
+        self._changed = changed
+        self._now_s = now_s
+        self._chance = chance
+        self._longest_s = _SHORT_S
+
+    def begin(self, *, waits: bool) -> None:
+        """Remember how things are, before they are looked at; who does not wait yet is not made to ask for that."""
+        self._changes = self._line.changes
+        self._version = self._changed() if waits and self._changed else None
+        self._beat_s = self._now_s() + _BEAT_S
+
+    def until(self, until_s: float, *, first: bool) -> Generator[float]:
+        """Yield pauses until it is time to try again; no longer than `until_s`, and not at all if anything changed."""
+        while self._line.changes == self._changes:
+            left_s = max(0.0, until_s - self._now_s())
+            if not first:
+                yield min(_TURN_S, left_s)
+                return
+            yield min(self._chance.uniform(_SHORTEST_S, self._longest_s), left_s)
+            if self._changed is None or self._changed() != self._version:
+                self._longest_s = _SHORT_S
+                return
+            self._longest_s = min(_LONG_S, self._longest_s * _LONGER)
+            if self._now_s() >= min(self._beat_s, until_s):
+                return

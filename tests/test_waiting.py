@@ -15,7 +15,7 @@ from maestro_core import waiting
 from maestro_core.ledger._rules import Place as Counted
 from maestro_core.ledger._rules import admit
 from maestro_core.types import Attribution, Fit, Hold, Meter, Refused
-from maestro_core.waiting import Line, Place, lineage, turns
+from maestro_core.waiting import Desk, Line, Place, lineage, turns
 
 METERS = [Meter((dimension,)) for dimension in ("customer", "team", "run")]
 NAMES = [(meter.id, ("x",)) for meter in METERS]
@@ -115,7 +115,7 @@ class World:
         caller.turns = caller.turns or turns(
             self.line,
             caller.names,
-            lambda rest: self.attempt(caller, rest),
+            Desk(lambda rest, ticket: self.attempt(caller, rest)),
             wake=caller.wake,
             now_s=self.clock,
             until_s=caller.until_s,

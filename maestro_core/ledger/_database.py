@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from importlib import resources
+from itertools import count
 from typing import TYPE_CHECKING
 
 from maestro_core.errors import LedgerUnavailable
@@ -23,7 +24,7 @@ _PATIENCE_S = 5.0
 _APPLICATION_ID = 0x4D535452  # "MSTR", so that a file of another application is not taken for a ledger
 
 # Each step takes the schema from its place in the list to the next version; steps are only ever added.
-_STEPS = ("schema.sql", "schema_2.sql")
+_STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql")
 
 # By the start of SQLite's name of the error (https://www.sqlite.org/rescode.html): what is wrong and what to do.
 _FIXES = {
@@ -56,9 +57,7 @@ class Transaction:
     def __enter__(self) -> sqlite3.Connection:
         self._lock.acquire()
         try:
-            connection = self._connection
-            if connection is None or self._pid != os.getpid():
-                connection = self._connect()
+            connection = self._current()
             connection.execute(self._begin)
         except sqlite3.Error as error:
             self._lock.release()
@@ -79,6 +78,18 @@ class Transaction:
             self._lock.release()
         if isinstance(error, sqlite3.Error):
             raise unavailable(self._path, error) from error
+
+    def version(self) -> int | None:
+        """Return SQLite's `data_version`, which any other connection's commit changes; None if it cannot be read now."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            (found,) = self._current().execute("PRAGMA data_version").fetchone()
+            return int(found)
+        except (sqlite3.Error, LedgerUnavailable):
+            return None  # whoever tries next is told why
+        finally:
+            self._lock.release()
 
     def pause(self) -> bool:
         """Wait for the turn, then disconnect and keep others out; return whether the turn came in time."""
@@ -107,6 +118,10 @@ class Transaction:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _current(self) -> sqlite3.Connection:
+        connection = self._connection
+        return self._connect() if connection is None or self._pid != os.getpid() else connection
 
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
@@ -152,7 +167,13 @@ class Database:
         self.writing = Transaction(self.path, "BEGIN IMMEDIATE")
         self.reading = Transaction(self.path, "BEGIN")
         self.close = weakref.finalize(self, _close, self.writing, self.reading)
+        self._unknown = count(-1, -1)
         _databases.add(self)
+
+    def changed(self) -> int:
+        """Return a number that is another one after any commit, for 5 us or so; if it cannot be known, always."""
+        found = self.reading.version()
+        return next(self._unknown) if found is None else found
 
 
 def connect(path: Path) -> sqlite3.Connection:

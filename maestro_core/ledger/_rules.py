@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from maestro_core.caps import charged_values, window
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BucketKey",
+    "BucketName",
     "Counted",
     "Counter",
     "Place",
@@ -31,8 +33,13 @@ _FIRST = itemgetter(0)
 # Meter id, values, start of the window (0 for a meter without windows).
 BucketKey = tuple[str, tuple[str, ...], int]
 
+# A bucket whatever its window.
+BucketName = tuple[str, tuple[str, ...]]
+
 # [spent, held, presumed] in nano-dollars. A list, because a ledger in memory updates it in place on its hot path.
 Counter = list[int]
+
+_NOTHING: Mapping[BucketName, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +97,22 @@ def charged(
     return places
 
 
-def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int) -> int | Refused:
+def admit(
+    hold: Hold,
+    places: Iterable[tuple[Place, Sequence[int]]],
+    at_us: int,
+    promised: Mapping[BucketName, int] = _NOTHING,
+) -> int | Refused:
     """Return how much to hold for a call, or the bucket that refuses it.
 
     That is one whose money is spent, if there is one, so that nobody waits for another in vain. Of several, it is the
     one that lacks the most room.
+
+    Args:
+        hold: What is asked for.
+        places: Where the call is counted, with the counters as they stand.
+        at_us: The store's time.
+        promised: What belongs to callers that have waited longer, of the money that is free.
     """
     limits: dict[str, int] = {}
     for meter, limit in hold.limits:
@@ -105,18 +123,21 @@ def admit(hold: Hold, places: Iterable[tuple[Place, Sequence[int]]], at_us: int)
     for place, counter in places:
         most = limits.get(place.key[0])
         if most is not None:
-            enforced.append((most - sum(counter), most, place, counter))
+            aside = promised.get(place.key[:2], 0) if promised else 0
+            enforced.append((most - sum(counter) - aside, most, place, counter))
     if not enforced:
         return hold.amount_nanos
     free, most, place, counter = min(enforced, key=_FIRST)
-    amount = _fitted(hold, free, others_hold=counter[1] > 0)
+    aside = most - sum(counter) - free
+    amount = _fitted(hold, free, others_hold=counter[1] + aside > 0)
     if amount is not None:
         return amount
     unspent = [(most - total[0] - total[2], most, where, total) for _, most, where, total in enforced]
     least = min(unspent, key=_FIRST)
     if least[0] < hold.needed_nanos:
         _, most, place, counter = least
-    return Refused(place.bucket(counter), most, hold.needed_nanos, at_us)
+    aside = promised.get(place.key[:2], 0)
+    return Refused(place.bucket(counter), most, hold.needed_nanos, at_us, aside)
 
 
 def _fitted(hold: Hold, free: int, *, others_hold: bool) -> int | None:

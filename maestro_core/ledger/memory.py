@@ -13,7 +13,7 @@ from maestro_core.clock import Clock, SystemClock, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
 
-from . import _records
+from . import _records, _tickets
 from ._rules import (
     BucketKey,
     Counted,
@@ -64,6 +64,7 @@ class MemoryLedger:
         self._closing: dict[str, Record] = {}
         self._refusals: dict[str, Record] = {}
         self._grants: dict[str, Record] = {}
+        self._tickets: dict[str, _tickets.Standing] = {}
 
     def now_us(self) -> int:
         """Return the latest time seen, in microseconds; it never goes back."""
@@ -91,7 +92,13 @@ class MemoryLedger:
                 )
             self._declare([meter for meter, _ in hold.limits])
             places = self._places(hold, now_us)
-            amount = admit(hold, places, now_us)
+            aside = _tickets.promised(self._tickets, hold, now_us)
+            amount = admit(hold, places, now_us, aside)
+            ticket = _tickets.renewed(self._tickets, hold, amount, now_us)
+            if ticket:
+                self._tickets[hold.key] = ticket
+            else:
+                self._tickets.pop(hold.key, None)
             if isinstance(amount, Refused):
                 return amount
             hold = fitted(hold, amount)
@@ -186,6 +193,15 @@ class MemoryLedger:
                 if opened.hold.state == "held"
                 and (opened.hold.at_us < older_than_us or opened.hold.key in keys)
             ]
+
+    def changed(self) -> int:
+        """Return always the same: no other process writes to this ledger, and its own waiters are woken."""
+        return 0
+
+    def withdraw(self, key: str) -> None:
+        """Take back the ticket of a call that does not wait any more; nothing happens if it has none."""
+        with self._lock:
+            self._tickets.pop(key, None)
 
     def meters(self) -> list[Meter]:
         """Return every meter that the ledger counts for."""

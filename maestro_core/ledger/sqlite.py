@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ from maestro_core.clock import Clock, SystemClock
 from maestro_core.errors import ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
 
-from . import _records, _reports
+from . import _records, _reports, _tickets
 from ._counters import Counters
 from ._database import Database
 from ._queries import find_closing, find_hold, find_note, find_rows, is_closed, open_holds, read_page, span
@@ -87,7 +88,11 @@ class SQLiteLedger:
                 )
             places = self._counters.places(hold, now_us)
             counters = self._counters.read(connection, places)
-            amount = admit(hold, zip(places, counters, strict=True), now_us)
+            standing, tick_us = _tickets.read(connection), self._since_boot_us()
+            aside = _tickets.promised(standing, hold, tick_us)
+            amount = admit(hold, zip(places, counters, strict=True), now_us, aside)
+            ticket = _tickets.renewed(standing, hold, amount, tick_us)
+            _tickets.write(connection, standing, hold.key, ticket, tick_us)
             if isinstance(amount, Refused):
                 return amount
             hold = fitted(hold, amount)
@@ -188,6 +193,18 @@ class SQLiteLedger:
                 insert_record(connection, record, self._attributions.find(connection, hold.attribution))
             return records
 
+    def changed(self) -> int:
+        """Return a number that is another one after any write to the file, by whatever process."""
+        return self._database.changed()
+
+    def withdraw(self, key: str) -> None:
+        """Take back the ticket of a call that does not wait any more; nothing happens if it has none."""
+        with self._database.reading as connection:
+            if key not in _tickets.read(connection):
+                return
+        with self._database.writing as connection:
+            connection.execute("DELETE FROM tickets WHERE key = ?", (key,))
+
     def meters(self) -> list[Meter]:
         """Return every meter that the ledger counts for."""
         with self._database.reading as connection:
@@ -247,6 +264,12 @@ class SQLiteLedger:
             }
             lines = differences({key: counter for key, (_, counter) in rebuilt.items()}, actual)
             return lines + _reports.hourly_differences(connection)
+
+    @staticmethod
+    def _since_boot_us() -> int:
+        # The same for all processes of a machine, and nobody sets it: a wall clock that is set back would keep the
+        # tickets of dead processes alive until it has caught up.
+        return time.monotonic_ns() // 1_000
 
     def close(self) -> None:
         """Release the file. Further verbs raise `LedgerUnavailable`."""

@@ -15,7 +15,9 @@ from ._ledger import (
     Refused,
     Reservation,
     Settlement,
+    SharedLedger,
     Sum,
+    Ticket,
 )
 from ._report import Report, ReportRow, Tree
 
@@ -43,8 +45,10 @@ __all__ = [
     "ReportRow",
     "Reservation",
     "Settlement",
+    "SharedLedger",
     "Step",
     "Sum",
+    "Ticket",
     "Tree",
     "Window",
     "check_dimension",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from maestro_core.money import to_usd
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bucket", "CapStatus", "Fit", "Held", "Hold", "Kind", "Ledger", "OpenHold", "Record", "Refused", "Reservation",
-    "Settlement", "Sum",
+    "Settlement", "SharedLedger", "Sum", "Ticket",
 ]  # fmt: skip
 
 Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted"]
@@ -65,6 +65,25 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticket:
+    """A caller's place in the line of all processes that share a ledger. A ledger of one process may ignore it.
+
+    While a caller waits, the ledger keeps what it wants at the bucket that lacks room for it: later callers of other
+    processes get only what is left beyond that. So nobody is overtaken, and nobody waits for money that suffices for all.
+
+    Args:
+        process: Who asks. A process's own tickets do not stand in its waiters' way: it has a line of its own.
+        waits: Whether the caller waits, if it is refused because money is held. If not, its ticket is taken back, and
+            every ticket stands in its way.
+        inside: Whether the call is made inside an open one, whose money nobody gets before: it goes before all others.
+    """
+
+    process: str
+    waits: bool = False
+    inside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """A request to hold money for one call in every bucket that it charges.
 
@@ -77,6 +96,7 @@ class Hold:
         limits: The meters to enforce, with the limit in nano-dollars that applies to each of their buckets.
             Meters that only other processes cap are counted too, and not enforced.
         fit: How far the amount may shrink; None if it is fixed.
+        ticket: The caller's place in the line of all processes; None if it asks out of turn.
     """
 
     key: str
@@ -86,11 +106,19 @@ class Hold:
     attribution: Attribution
     limits: tuple[tuple[Meter, int], ...] = ()
     fit: Fit | None = None
+    ticket: Ticket | None = None
 
     @property
     def needed_nanos(self) -> int:
         """The least that has to be free for the call to be admitted."""
         return self.fit.fixed_nanos + self.fit.least_nanos if self.fit else self.amount_nanos
+
+    @property
+    def wanted_nanos(self) -> int:
+        """What a call waits for while others hold money: enough that hardly any answer is cut."""
+        if self.fit is None:
+            return self.amount_nanos
+        return self.fit.fixed_nanos + min(self.fit.ceiling_nanos, self.fit.comfort_nanos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +132,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `needed_nanos`."""
+    """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `needed_nanos`.
+
+    `promised_nanos` of what is free there belong to callers that have waited longer.
+    """
 
     bucket: Bucket
     limit_nanos: int
     needed_nanos: int
     at_us: int
+    promised_nanos: int = 0
 
     @property
     def spent(self) -> bool:
@@ -351,4 +383,20 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Release the store. Further verbs raise `LedgerUnavailable`."""
+        ...
+
+
+@runtime_checkable
+class SharedLedger(Ledger, Protocol):
+    """A ledger that several processes share, whose waiters it keeps in order by their tickets.
+
+    Maestro works with one that has no tickets, too: then whoever asks first when money comes free gets it.
+    """
+
+    def changed(self) -> int:
+        """Return a number that is another one after any write; cheap, since whoever waits asks for it often."""
+        ...
+
+    def withdraw(self, key: str) -> None:
+        """Take back the ticket of a call that does not wait any more; nothing happens if it has none."""
         ...

@@ -1,0 +1,118 @@
+"""Who of all the processes that share a ledger waits, since when, and what is set aside for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from maestro_core.types import Refused
+
+from ._rows import packed_values, unpacked_values
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping
+
+    from maestro_core.types import Hold
+
+    from ._rules import BucketName
+
+__all__ = ["Standing", "promised", "read", "renewed", "stale", "write"]
+
+# A ticket that was not seen for so long belongs to nobody: its process is dead, stopped, or does not get to run.
+_STALE_US = 1_000_000
+
+# A waiter tries at least three times in that time, but says that it is still there less often: saying so is a write.
+_BEAT_US = 300_000
+
+
+class Standing(NamedTuple):
+    """One ticket as a ledger keeps it; times in microseconds of a clock that all processes share and nobody sets."""
+
+    key: str
+    process: str
+    at: BucketName
+    inside: bool
+    since_us: int
+    seen_us: int
+    wanted_nanos: int
+
+    def alive(self, now_us: int) -> bool:
+        """Return whether somebody still waits with it; after a restart of the machine the clock starts anew."""
+        return abs(now_us - self.seen_us) <= _STALE_US
+
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        """The order in line: calls inside open ones first, because nobody gets the money around them before."""
+        return not self.inside, self.since_us, self.key
+
+
+def promised(standing: Mapping[str, Standing], hold: Hold, now_us: int) -> dict[BucketName, int]:
+    """Return what is set aside at each bucket for callers that go before this one."""
+    ticket = hold.ticket
+    if ticket is None or ticket.inside or not standing:
+        return {}
+    own = standing.get(hold.key)
+    rank = own.rank if own and own.alive(now_us) else None
+    aside: dict[BucketName, int] = {}
+    for one in standing.values():
+        own_line = one.key == hold.key or (ticket.waits and one.process == ticket.process)
+        if own_line or not one.alive(now_us) or (rank is not None and one.rank > rank):
+            continue
+        aside[one.at] = aside.get(one.at, 0) + one.wanted_nanos
+    return aside
+
+
+def renewed(
+    standing: Mapping[str, Standing], hold: Hold, outcome: int | Refused, now_us: int
+) -> Standing | None:
+    """Return the ticket that a caller has after it was answered: the same, another one, or none."""
+    ticket, own = hold.ticket, standing.get(hold.key)
+    if ticket is None or not ticket.waits or not isinstance(outcome, Refused) or outcome.spent:
+        return None
+    kept = own if own and own.alive(now_us) else None
+    last_us = max((one.since_us for one in standing.values()), default=0)
+    new = Standing(
+        hold.key,
+        ticket.process,
+        (outcome.bucket.meter.id, outcome.bucket.values),
+        ticket.inside,
+        kept.since_us if kept else max(now_us, last_us + 1),  # a clock that stands still makes nobody equal
+        now_us,
+        hold.wanted_nanos,
+    )
+    if kept and kept == new._replace(seen_us=kept.seen_us) and now_us - kept.seen_us < _BEAT_US:
+        return kept
+    return new
+
+
+def stale(standing: Iterable[Standing], now_us: int) -> list[str]:
+    """Return the keys of tickets that belong to nobody."""
+    return [one.key for one in standing if not one.alive(now_us)]
+
+
+def read(connection: sqlite3.Connection) -> dict[str, Standing]:
+    """Return the tickets of a SQLite file; there are none, nearly always."""
+    return {
+        key: Standing(key, process, (meter, unpacked_values(value)), bool(inside), *numbers)
+        for key, process, meter, value, inside, *numbers in connection.execute("SELECT * FROM tickets")
+    }
+
+
+def write(
+    connection: sqlite3.Connection,
+    standing: Mapping[str, Standing],
+    key: str,
+    new: Standing | None,
+    now_us: int,
+) -> None:
+    """Bring a call's ticket in a SQLite file up to date; whoever writes one also clears what belongs to nobody."""
+    if new is standing.get(key):
+        return
+    if new is None:
+        connection.execute("DELETE FROM tickets WHERE key = ?", (key,))
+        return
+    gone = [(other,) for other in stale(standing.values(), now_us)]
+    connection.executemany("DELETE FROM tickets WHERE key = ?", gone)
+    meter, values = new.at
+    row = (key, new.process, meter, packed_values(values), new.inside, *new[4:])
+    connection.execute("INSERT OR REPLACE INTO tickets VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
