@@ -62,11 +62,7 @@ class Delivery:
 
 
 def trace_provider(delivery: Delivery) -> TracerProvider:
-    """Return a tracer provider that exports over OTLP and counts what arrives.
-
-    Raises:
-        ImportError: If the environment asks for grpc and its exporter is not installed; the message names the fix.
-    """
+    """Return a tracer provider that exports over OTLP and counts what arrives."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -100,20 +96,14 @@ def trace_provider(delivery: Delivery) -> TracerProvider:
 
 
 def metrics_provider() -> MeterProvider:
-    """Return a meter provider that exports over OTLP.
-
-    Raises:
-        ImportError: As `trace_provider`.
-    """
+    """Return a meter provider that exports over OTLP."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 
     exporter: MetricExporter
     if _protocol("metrics") == "grpc":
-        try:
-            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as Grpc
-        except ImportError as error:
-            raise _no_grpc() from error
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as Grpc
+
         exporter = Grpc()
     else:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
@@ -149,10 +139,8 @@ def _quietly(shutdown: Callable[[], object]) -> None:
 
 def _span_exporter() -> SpanExporter:
     if _protocol("traces") == "grpc":
-        try:
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-        except ImportError as error:
-            raise _no_grpc() from error
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+
         return Grpc()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
@@ -164,10 +152,3 @@ def _protocol(signal: Signal) -> str:
         if found := os.environ.get(name):
             return found
     return "http/protobuf"
-
-
-def _no_grpc() -> ImportError:
-    return ImportError(
-        "OTEL_EXPORTER_OTLP_PROTOCOL asks for grpc; install opentelemetry-exporter-otlp-proto-grpc,"
-        " or set it to http/protobuf"
-    )

@@ -1,0 +1,172 @@
+"""Delivery over OTLP with providers of our own: what arrives, what is lost, and that a dead backend stops nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.tools import tool
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from maestro_core import attribution
+from maestro_core.telemetry import export
+from maestro_core.testing import Reply
+from maestro_langchain import MaestroCallbackHandler
+from receiver import GrpcReceiver, HttpReceiver, value
+
+
+@pytest.fixture
+def ask(provider, openai):
+    """Run an agent that calls its model twice and its tool once."""
+
+    @tool
+    def search(query: str) -> str:
+        """Search."""
+        return "found"
+
+    def reply(request):
+        if request.tools and not request.tool_results:
+            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
+        return Reply(text="done", input_tokens=1_200, output_tokens=60)
+
+    provider.reply = reply
+    agent = create_agent(openai(), [search], name="researcher")
+
+    def run(maestro):
+        with attribution(team="growth"):
+            agent.invoke(
+                {"messages": [("user", "go")]}, config={"callbacks": [MaestroCallbackHandler(maestro)]}
+            )
+
+    return run
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_spans_and_metrics_arrive(ask, provider, make_maestro, monkeypatch, protocol):
+    with GrpcReceiver() if protocol == "grpc" else HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        maestro = make_maestro()
+        ask(maestro)
+        maestro.close()
+    by_name = {span.name: span for span in receiver.spans}
+    assert sorted(span.name for span in receiver.spans) == [
+        "chat gpt-5-mini", "chat gpt-5-mini", "execute_tool search", "invoke_agent researcher",
+    ]  # fmt: skip
+    agent = by_name["invoke_agent researcher"]
+    for name in ("chat gpt-5-mini", "execute_tool search"):
+        assert (by_name[name].trace_id, by_name[name].parent_span_id) == (agent.trace_id, agent.span_id)
+    costs = [value(span, "maestro.cost.nano_usd") for span in receiver.spans]
+    assert sum(filter(None, costs)) == provider.bill_nanos > 0
+    assert round(value(agent, "maestro.run.cost.usd") * 1e9) == provider.bill_nanos
+    points = receiver.metrics["maestro.cost.usd"].sum.data_points
+    assert round(sum(point.as_double for point in points) * 1e9) == provider.bill_nanos
+    assert receiver.metrics["gen_ai.client.operation.duration"].histogram.data_points[0].count == 2
+
+
+def test_each_signal_may_have_its_own_endpoint(ask, make_maestro, monkeypatch):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{receiver.url}/v1/traces")
+        maestro = make_maestro()
+        ask(maestro)
+        maestro.close()
+    assert len(receiver.spans) == 4
+    assert receiver.metrics == {}
+
+
+def test_the_sdk_can_be_switched_off(ask, make_maestro, monkeypatch):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+        maestro = make_maestro()
+        ask(maestro)
+        maestro.close()
+    assert (receiver.spans, receiver.metrics) == ([], {})
+
+
+class Stuck(SpanExporter):
+    """A backend that does not answer until it is let go."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.arrived = 0
+
+    def export(self, spans):
+        self.go.wait(30)
+        self.arrived += len(spans)
+        return SpanExportResult.SUCCESS
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    exporter = Stuck()
+    monkeypatch.setattr(export, "_span_exporter", lambda: exporter)
+    yield exporter
+    exporter.go.set()
+
+
+def burst(delivery, count):
+    provider = export.trace_provider(delivery)
+    tracer = provider.get_tracer("test")
+    for _ in range(count):
+        tracer.start_span("chat").end()
+    return provider
+
+
+def test_a_burst_of_100_000_spans_waits_for_a_slow_backend(stuck):
+    delivery = export.Delivery()
+    provider = burst(delivery, 100_000)
+    stuck.go.set()
+    provider.shutdown()
+    assert (delivery.ended, delivery.lost, stuck.arrived) == (100_000, 0, 100_000)
+
+
+def test_what_does_not_fit_is_counted(stuck, monkeypatch):
+    monkeypatch.setattr(export, "_QUEUE", 4_096)
+    delivery = export.Delivery()
+    provider = burst(delivery, 20_000)
+    stuck.go.set()
+    provider.shutdown()
+    assert delivery.ended == 20_000
+    assert 0 < delivery.lost == 20_000 - stuck.arrived
+
+
+@pytest.mark.parametrize("how", ["refused", "errors", "hangs"])
+def test_a_backend_that_is_down_loses_no_record(ask, provider, make_maestro, monkeypatch, caplog, how):
+    with HttpReceiver(
+        status=503 if how == "errors" else 200, delay_s=60 if how == "hangs" else 0
+    ) as receiver:
+        endpoint = "http://127.0.0.1:9" if how == "refused" else receiver.url
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        maestro = make_maestro()
+        ask(maestro)
+        assert maestro.report("team", since="all").total == provider.bill > 0
+        caplog.set_level(logging.WARNING, logger="maestro")
+        maestro.close()  # returns although nothing was taken; the exporter alone would retry for half a minute
+    assert "4 of 4 spans were not delivered" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_delivers_its_own_spans(ask, make_maestro, monkeypatch):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        maestro = make_maestro()
+        ask(maestro)
+        child = os.fork()
+        if child == 0:
+            try:
+                with maestro.call(provider="openai", model="gpt-5-mini", input="x", max_output_tokens=10):
+                    pass
+                span = maestro.telemetry._tracer().start_span("from the child")
+                span.end()
+                maestro.close()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        maestro.close()
+    names = [span.name for span in receiver.spans]
+    assert names.count("from the child") == 1
+    assert names.count("invoke_agent researcher") == 1
