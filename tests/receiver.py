@@ -80,12 +80,12 @@ class GrpcReceiver(_Kept):
         receiver = self
 
         class Traces(trace_service_pb2_grpc.TraceServiceServicer):
-            def Export(self, request, context):
+            def Export(self, request, context):  # noqa: N802 - the protocol names it
                 receiver.keep_spans(request)
                 return trace_service_pb2.ExportTraceServiceResponse()
 
         class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
-            def Export(self, request, context):
+            def Export(self, request, context):  # noqa: N802 - the protocol names it
                 receiver.keep_metrics(request)
                 return metrics_service_pb2.ExportMetricsServiceResponse()
 

@@ -10,12 +10,12 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from receiver import GrpcReceiver, HttpReceiver, value
 
 from maestro_core import attribution
 from maestro_core.telemetry import export
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler
-from receiver import GrpcReceiver, HttpReceiver, value
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
