@@ -92,6 +92,28 @@ def test_doctor_finds_counters_that_differ_from_the_journal(ledger):
     assert "problem: the ledger's counters differ" in run("doctor", code=1).stdout
 
 
+def test_doctor_reconciles_counters_with_the_journal_and_says_what_was_wrong(ledger):
+    with closing(sqlite3.connect(ledger)) as database, database:
+        rows = database.execute("SELECT * FROM journal").fetchall()
+        database.execute("UPDATE buckets SET spent_nanos = spent_nanos + 1")
+        database.execute("UPDATE hourly_spend SET calls = calls + 1 WHERE dimension = ''")
+    assert "note: maestro doctor --reconcile puts" in run("doctor", code=1).stdout
+    result = run("doctor", "--reconcile").stdout
+    assert result.count("reconciled: ") == 2
+    assert "reconciled: customer every day UTC ['acme'] from" in result
+    found = asked("doctor", "--reconcile")["ledger"]
+    assert (found["reconciled"], found["differences"]) == ([], [])
+    with closing(sqlite3.connect(ledger)) as database:
+        *_, (kind, detail) = database.execute("SELECT kind, detail FROM journal ORDER BY seq")
+        assert [*database.execute("SELECT * FROM journal ORDER BY seq")][:-1] == rows
+    assert (kind, json.loads(detail)["differences"]) == ("repaired", 2)
+
+
+def test_a_ledger_that_cannot_reconcile_says_so(place, monkeypatch):
+    monkeypatch.setenv("MAESTRO_LEDGER", "memory:")
+    assert "problem: the ledger memory: cannot reconcile" in run("doctor", "--reconcile", code=1).stdout
+
+
 def test_doctor_names_every_problem_at_once(ledger, monkeypatch):
     ledger.write_bytes(b"not a database, " * 512)
     monkeypatch.setenv("MAESTRO_ATTRIBUTION", "team")

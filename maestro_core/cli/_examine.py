@@ -40,8 +40,12 @@ _EXTRAS = {
 }
 
 
-def examine() -> dict[str, Any]:
-    """Return everything that `maestro doctor --json` prints; `problems` has one line for each thing to fix."""
+def examine(*, reconcile: bool = False) -> dict[str, Any]:
+    """Return everything that `maestro doctor --json` prints; `problems` has one line for each thing to fix.
+
+    Args:
+        reconcile: Put right first what differs from the ledger's journal; `reconciled` has a line for each difference.
+    """
     from maestro_core import plugins
 
     problems: list[str] = []
@@ -53,13 +57,15 @@ def examine() -> dict[str, Any]:
         "extras": extras,
         "settings": _effective(settings),
         "attribution": _attribution(problems),
-        "ledger": _ledger(settings, manager, problems),
+        "ledger": _ledger(settings, manager, problems, reconcile=reconcile),
         "price_book": _price_book(problems),
         "newest_price": _newest_price(),
         "plugins": _plugins(manager, problems),
         "otlp_endpoint": _otlp_endpoint(),
     }
     notes = _notes(extras) + _price_notes(facts["newest_price"], facts["ledger"]["unpriced"])
+    if facts["ledger"]["differences"]:
+        notes.append("maestro doctor --reconcile puts counters right that differ from the journal")
     return {"ok": not problems, "problems": problems, "notes": notes, **facts}
 
 
@@ -131,11 +137,14 @@ def _attribution(problems: list[str]) -> dict[str, str]:
         return {}
 
 
-def _ledger(settings: Settings | None, manager: PluginManager, problems: list[str]) -> dict[str, Any]:
+def _ledger(
+    settings: Settings | None, manager: PluginManager, problems: list[str], *, reconcile: bool
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "url": None,
         "state": "not known",
         "differences": [],
+        "reconciled": [],
         "meters": [],
         "holds": [],
         "unpriced": [],
@@ -150,6 +159,8 @@ def _ledger(settings: Settings | None, manager: PluginManager, problems: list[st
         )
         if ledger is not None:
             with closing(ledger):
+                if reconcile:
+                    found["reconciled"] = _reconciled(ledger)
                 found |= _contents(ledger)
     except (MaestroError, OSError) as error:
         problems.append(_without_password(str(error)))
@@ -164,12 +175,20 @@ def _embedded(url: str, found: dict[str, Any], problems: list[str]) -> Ledger | 
 
     path = sqlite_path(url)
     if path is None or path.exists():
-        return open_ledger(url)
+        return open_ledger(url, repair=False)  # to see what is wrong, and change nothing unasked
     found["state"] = f"none yet: the first call creates {path.absolute()}"
     folder = path.absolute().parent
     if not os.access(folder, os.W_OK):
         problems.append(f"the ledger {path.absolute()} cannot be created: {folder} is not a writable folder")
     return None
+
+
+def _reconciled(ledger: Ledger) -> list[str]:
+    reconcile = getattr(ledger, "reconcile", None)  # a plugin's ledger need not know it
+    if reconcile is None:
+        raise MaestroError(f"the ledger {ledger.url.partition(':')[0]}: cannot reconcile its counters")
+    lines: list[str] = reconcile()
+    return lines
 
 
 def _contents(ledger: Ledger) -> dict[str, Any]:

@@ -28,13 +28,19 @@ def doctor(
         bool,
         typer.Option("--prove", help="Send a call under a cap of $0 through every door, to this machine."),
     ] = False,
+    reconcile: Annotated[
+        bool,
+        typer.Option(
+            "--reconcile", help="Put the ledger's counters right where they differ from its journal."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check versions, settings, ledger, price book and plugins.
 
-    It changes nothing. The exit code is 1 if there is something to fix.
+    Without --reconcile it changes nothing. The exit code is 1 if there is something to fix.
     """
-    found = examine()
+    found = examine(reconcile=reconcile)
     if prove:
         found["doors"] = _proofs(found["problems"])
         found["ok"] = not found["problems"]
@@ -74,6 +80,8 @@ def _print(found: dict[str, Any]) -> None:
         ["door", "holds", "why"],
         [(each["door"], _HOLDS[each["ok"]], each["detail"]) for each in found.get("doors", ())],
     )
+    for line in found["ledger"]["reconciled"]:
+        typer.echo(f"reconciled: {clean(line)}")
     for note in found["notes"]:
         typer.echo(f"note: {clean(note)}")
     for problem in found["problems"]:

@@ -18,12 +18,13 @@ _FORMS = (
 _LATER = ("redis:", "rediss:", "postgresql:", "postgres:")
 
 
-def open_ledger(url: str, *, clock: Clock | None = None) -> Ledger:
+def open_ledger(url: str, *, clock: Clock | None = None, repair: bool = True) -> Ledger:
     """Open a ledger; a SQLite file is created where there is none.
 
     Args:
         url: `memory:`, `sqlite:///relative/or/name.db` or `sqlite:////absolute/path.db`.
         clock: Where time comes from; the machine's clock if None.
+        repair: Whether a file's newest counters are checked, and put right if they are wrong.
 
     Raises:
         SettingsError: If the URL names no ledger that Maestro knows.
@@ -37,7 +38,7 @@ def open_ledger(url: str, *, clock: Clock | None = None) -> Ledger:
     if path != url and path.strip("/") and "?" not in path:
         from .sqlite import SQLiteLedger
 
-        return SQLiteLedger(path, clock)
+        return SQLiteLedger(path, clock, repair=repair)
     if url.startswith(_LATER):
         raise SettingsError(
             f'ledger "{url.partition(":")[0]}:" is not available in this version; use {_FORMS}'

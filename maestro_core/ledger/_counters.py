@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from maestro_core.clock import to_micros
 
-from ._queries import open_holds
-from ._reports import spends
-from ._rows import insert_meter, packed_values, read_meters
-from ._rules import Counted, Place, charged, rebuild, since_us
+from ._filling import add_meter
+from ._rows import ADD_TO_BUCKET, filling, packed_values, read_meters
+from ._rules import Counted, Place, charged, since_us
+from ._run_buckets import drop_old, restore, run_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,11 +21,6 @@ __all__ = ["Counters"]
 
 _MOST_RECENT = 10_000
 
-_ADD = (
-    "INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (meter_id, window_start_us, value) DO UPDATE SET"
-    " spent_nanos = spent_nanos + excluded.spent_nanos, held_nanos = held_nanos + excluded.held_nanos,"
-    " presumed_nanos = presumed_nanos + excluded.presumed_nanos"
-)
 _READ = (
     "SELECT spent_nanos, held_nanos, presumed_nanos FROM buckets"
     " WHERE meter_id = ? AND window_start_us = ? AND value = ?"
@@ -43,11 +38,13 @@ class Counters:
         self._version = -1
         self._counted: list[Counted] = []
         self._ids: dict[str, int] = {}
+        self._filling: frozenset[str] = frozenset()
+        self._of_runs: dict[int, Meter] = {}
         self._recent: dict[str, tuple[int, list[Place]]] = {}
 
     def know(self, meters: Iterable[Meter]) -> bool:
-        """Return whether all these meters are known to be in the file already; meters are never removed."""
-        return all(meter.id in self._ids for meter in meters)
+        """Return whether all these meters are known to be in the file, and filled; meters are never removed."""
+        return all(meter.id in self._ids and meter.id not in self._filling for meter in meters)
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
         """Read the meters again if the file's version is another than the one last seen."""
@@ -56,24 +53,30 @@ class Counters:
         meters = read_meters(connection)
         self._ids = {counted.meter.id: meter_id for meter_id, counted in meters.items()}
         self._counted = list(meters.values())
+        self._filling = filling(connection)
+        self._of_runs = {
+            meter_id: counted.meter
+            for meter_id, counted in meters.items()
+            if "run" in counted.meter.per and not counted.meter.every
+        }
         self._version = version
         self._recent.clear()
 
-    def declare(self, connection: sqlite3.Connection, meters: Sequence[Meter], now_us: int) -> None:
-        """Add the meters that are not in the file, each filled with this window's records and open holds."""
+    def declare(
+        self, connection: sqlite3.Connection, meters: Sequence[Meter], now_us: int, last_seq: int
+    ) -> list[Counted]:
+        """Add the meters that are not in the file; return those of all these that `fill` has to be called for."""
         new = [meter for meter in dict.fromkeys(meters) if meter.id not in self._ids]
         for meter in new:
-            counted = Counted(meter, since_us(meter, now_us))
-            meter_id = insert_meter(connection, counted)
-            filled = rebuild([counted], spends(connection, counted.since_us), open_holds(connection))
-            connection.executemany(
-                _ADD,
-                [(meter_id, key[2], packed_values(key[1]), *counter) for key, (_, counter) in filled.items()],
-            )
+            add_meter(connection, Counted(meter, since_us(meter, now_us)), last_seq)
         if new:
             connection.execute(
                 "UPDATE store SET meters_version = meters_version + 1, clock_us = ?", (now_us,)
             )
+        wanted, waiting = {meter.id for meter in meters}, filling(connection)
+        return [
+            counted for counted in read_meters(connection).values() if counted.meter.id in wanted & waiting
+        ]
 
     def places(self, hold: Hold, at_us: int) -> list[Place]:
         """Return every place that a call reserved now charges; remembered for its settling by the same process."""
@@ -95,16 +98,29 @@ class Counters:
         at_us = to_micros(record.at)
         return charged(self._counted, record.attribution, record.provider, record.model, at_us)
 
-    def read(self, connection: sqlite3.Connection, places: Iterable[Place]) -> list[tuple[int, int, int]]:
-        """Return the counter of each place; zeros where nothing was counted yet."""
+    def read(
+        self, connection: sqlite3.Connection, places: Iterable[Place], now_us: int
+    ) -> list[tuple[int, int, int]]:
+        """Return the counter of each place; zeros where nothing was counted yet. A run's that was dropped comes back."""
         execute = connection.execute
-        return [execute(_READ, self._row(place)).fetchone() or (0, 0, 0) for place in places]
+        return [
+            execute(_READ, self._row(place)).fetchone() or self._returned(connection, place, now_us)
+            for place in places
+        ]
 
     def add(
         self, connection: sqlite3.Connection, places: Iterable[Place], change: tuple[int, int, int]
     ) -> None:
         """Add to spent, held and presumed at every place."""
-        connection.executemany(_ADD, [(*self._row(place), *change) for place in places])
+        connection.executemany(ADD_TO_BUCKET, [(*self._row(place), *change) for place in places])
+
+    def _returned(self, connection: sqlite3.Connection, place: Place, now_us: int) -> tuple[int, int, int]:
+        run = run_of(place.meter, place.values)
+        if run is None:
+            return (0, 0, 0)
+        drop_old(connection, self._of_runs, now_us)
+        restore(connection, self._ids[place.key[0]], place.meter, run)
+        return connection.execute(_READ, self._row(place)).fetchone() or (0, 0, 0)
 
     def _row(self, place: Place) -> tuple[int, int, str]:
         meter_id, values, start_us = place.key

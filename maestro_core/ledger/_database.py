@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from contextlib import closing, contextmanager
 from importlib import resources
 from itertools import count
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ _PATIENCE_S = 5.0
 _APPLICATION_ID = 0x4D535452  # "MSTR", so that a file of another application is not taken for a ledger
 
 # Each step takes the schema from its place in the list to the next version; steps are only ever added.
-_STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql")
+_STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 
 # By the start of SQLite's name of the error (https://www.sqlite.org/rescode.html): what is wrong and what to do.
 _FIXES = {
@@ -125,7 +126,7 @@ class Transaction:
 
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
-            raise LedgerUnavailable(f"the ledger file {self._path} is closed; open a new ledger")
+            raise _closed(self._path)
         if self._connection is not None:
             # Forked behind Python's back: closing an inherited connection would drop the parent's state.
             _inherited.append(self._connection)
@@ -175,6 +176,18 @@ class Database:
         found = self.reading.version()
         return next(self._unknown) if found is None else found
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Read the file as it is now for as long as it takes, without holding up this process's other readers."""
+        if not self.close.alive:
+            raise _closed(self.path)
+        try:
+            with closing(connect(self.path)) as connection:
+                connection.execute("BEGIN")
+                yield connection
+        except sqlite3.Error as error:
+            raise unavailable(self.path, error) from error
+
 
 def connect(path: Path) -> sqlite3.Connection:
     """Return a new connection in autocommit mode, with the settings that every connection needs."""
@@ -198,6 +211,10 @@ def unavailable(path: Path, error: sqlite3.Error) -> LedgerUnavailable:
         if name.startswith(start):
             return LedgerUnavailable(f"the ledger file {path} cannot be used: {fix}")
     return LedgerUnavailable(f"the ledger file {path} cannot be used: {error}")
+
+
+def _closed(path: Path) -> LedgerUnavailable:
+    return LedgerUnavailable(f"the ledger file {path} is closed; open a new ledger")
 
 
 def _prepare(path: Path) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "find_hold",
     "find_note",
     "find_rows",
+    "holds_of_run",
     "is_closed",
     "open_holds",
     "read_page",
@@ -37,6 +38,11 @@ def find_hold(connection: sqlite3.Connection, key: str) -> OpenHold | None:
 def open_holds(connection: sqlite3.Connection) -> list[OpenHold]:
     """Return the open and the presumed holds, oldest first."""
     return [hold_of(row) for row in connection.execute(f"{_HOLDS} ORDER BY reserved_at_us, key")]
+
+
+def holds_of_run(connection: sqlite3.Connection, run: str) -> list[OpenHold]:
+    """Return the open and the presumed holds of one run."""
+    return [hold_of(row) for row in connection.execute(f"{_HOLDS} WHERE run = ?", (run,))]
 
 
 def find_closing(connection: sqlite3.Connection, key: str) -> Record | None:

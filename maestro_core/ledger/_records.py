@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_core.clock import from_micros
 from maestro_core.errors import ReservationClosed
-from maestro_core.types import Attribution, Hold, OpenHold, Record, Settlement
+from maestro_core.types import Attribution, Hold, OpenHold, Record, Settlement, new_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ __all__ = [
     "presumed",
     "refused",
     "released",
+    "repaired",
     "repeated_release",
     "repeated_settle",
     "settled",
@@ -25,6 +26,8 @@ __all__ = [
 
 # In the detail of a correction: whether the call had been counted as unpriced, which the row then takes back.
 _WAS_UNPRICED = "was_unpriced"
+
+_MOST_LINES = 20  # of a repair, in its row
 
 
 def settled(hold: OpenHold, truth: Settlement, *, seq: int, now_us: int) -> Record:
@@ -168,6 +171,22 @@ def granted(key: str, run: str, detail: Mapping[str, Any], *, seq: int, now_us: 
         model="",
         attribution=Attribution({"run": run}),
         detail=detail,
+    )
+
+
+def repaired(lines: Sequence[str], *, seq: int, now_us: int) -> Record:
+    """Return the row that says which counters were put right; it moves no money."""
+    at = from_micros(now_us)
+    return Record(
+        seq=seq,
+        kind="repaired",
+        key=new_key(),
+        at=at,
+        written_at=at,
+        provider="",
+        model="",
+        attribution=Attribution(),
+        detail={"differences": len(lines), "first": list(lines[:_MOST_LINES])},
     )
 
 

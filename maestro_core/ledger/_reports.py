@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from maestro_core.types import UNATTRIBUTED, Attribution
 
@@ -11,15 +11,26 @@ from ._rules import Spend
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ._totals import Totals
 
-__all__ = ["add_up", "hourly_differences", "spends"]
+__all__ = ["HourKey", "Sums", "add_up", "carried", "hours", "run_spends", "spends"]
 
 _HOUR_US = 3_600_000_000
 _QUARTER_US = _HOUR_US // 4  # every time zone's windows begin and end on a quarter of an hour UTC
 _END_OF_TIME_US = 2**62
+_LAST_SEQ = 2**62
+
+# Rows that are about money. The others need no bucket of their own.
+_OF_CALLS = "kind IN ('settled', 'corrected', 'presumed', 'released')"
+
+# Dimension, hour, value, provider, model.
+HourKey = tuple[str, int, str, str, str]
+
+# As the columns of `hourly_spend`: cost, calls, input and output tokens, estimated, unpriced calls.
+Sums = list[int]
+_NOTHING = [0, 0, 0, 0, 0, 0]
 
 _SUMS = (
     "sum(cost_nanos), sum(calls), sum(input_tokens), sum(output_tokens), sum(estimated_nanos),"
@@ -40,44 +51,85 @@ def add_up(connection: sqlite3.Connection, totals: Totals, since_us: int, until_
     _add_journal(connection, totals, last_us, end_us)
 
 
-def spends(connection: sqlite3.Connection, since_us: int) -> Iterator[Spend]:
-    """Yield what the journal's calls reserved since then cost, in sums no longer than a quarter of an hour."""
+def spends(
+    connection: sqlite3.Connection,
+    since_us: int = 0,
+    *,
+    to_seq: int = _LAST_SEQ,
+    by_time: bool = True,
+    runs: Literal["all", "together", "none"] = "all",
+) -> Iterator[Spend]:
+    """Yield what the journal's calls reserved since then cost, summed as far as the counters allow.
+
+    Args:
+        connection: Where to read.
+        since_us: Only calls reserved from then on.
+        to_seq: Only rows up to this one.
+        by_time: Whether windows matter: sums are then no longer than a quarter of an hour.
+        runs: `all` apart, all `together` as if without a run, or `none`: only calls without one.
+    """
+    run = "run" if runs == "all" else "NULL"
+    only = f"AND {_OF_CALLS}" + (" AND run IS NULL" if runs == "none" else "")
+    time = f"reserved_at_us / {_QUARTER_US}" if by_time else "NULL"
+    # The unary plus keeps SQLite from walking a long journal in the order of its time index.
+    since = "reserved_at_us" if since_us else "+reserved_at_us"
     rows = connection.execute(
-        "SELECT dimensions, path, run, provider, model, at_us, cost FROM (SELECT attribution_id, run, provider, model,"
-        " min(reserved_at_us) AS at_us, sum(cost_nanos) AS cost FROM journal WHERE reserved_at_us >= ?"
-        " GROUP BY attribution_id, run, provider, model, reserved_at_us / ?) JOIN attributions USING (attribution_id)",
-        (since_us, _QUARTER_US),
+        f"SELECT dimensions, path, run, provider, model, at_us, cost FROM (SELECT attribution_id, {run} AS run, provider,"  # noqa: S608 - constants
+        " model, min(reserved_at_us) AS at_us, sum(cost_nanos) AS cost FROM journal"
+        f" WHERE {since} >= ? AND seq <= ? {only} GROUP BY attribution_id, {run}, provider, model, {time})"
+        " JOIN attributions USING (attribution_id)",
+        (since_us, to_seq),
     )
+    return _spends(rows)
+
+
+def run_spends(connection: sqlite3.Connection, run: str) -> Iterator[Spend]:
+    """Yield what the journal's calls of one run cost."""
+    rows = connection.execute(
+        "SELECT dimensions, path, ?1, provider, model, 0, cost FROM (SELECT attribution_id, provider, model,"  # noqa: S608 - constants
+        f" sum(cost_nanos) AS cost FROM journal WHERE run = ?1 AND {_OF_CALLS} GROUP BY attribution_id, provider, model)"
+        " JOIN attributions USING (attribution_id)",
+        (run,),
+    )
+    return _spends(rows)
+
+
+def carried(connection: sqlite3.Connection, run: str | None = None) -> Iterator[Spend]:
+    """Yield what archived calls cost: all, those of one run, or (`""`) those without. Only windowless meters count them."""
+    only, values = ("", ()) if run is None else ("WHERE run = ?", (run,))
+    rows = connection.execute(
+        "SELECT dimensions, path, nullif(run, ''), provider, model, 0, cost_nanos FROM carried"  # noqa: S608 - constants
+        f" JOIN attributions USING (attribution_id) {only}",
+        values,
+    )
+    return _spends(rows)
+
+
+def _spends(rows: Iterable[tuple[Any, ...]]) -> Iterator[Spend]:
     for dimensions, path, run, provider, model, at_us, cost in rows:
         yield Spend(attribution_of(dimensions, path, run), provider, model, at_us, cost)
 
 
-def hourly_differences(connection: sqlite3.Connection) -> list[str]:
-    """Return one line for each hourly sum that differs from the journal."""
-    expected: dict[tuple[str, int, str, str, str], list[int]] = {}
+def hours(connection: sqlite3.Connection, since_us: int) -> tuple[dict[HourKey, Sums], dict[HourKey, Sums]]:
+    """Return the hourly sums from a full hour on: what the journal says, and what is written down."""
+    expected: dict[HourKey, Sums] = {}
     rows = connection.execute(
-        "SELECT dimensions, path, hour, provider, model, cost, calls FROM (SELECT attribution_id, provider, model,"
-        " reserved_at_us / ? AS hour, sum(cost_nanos) AS cost, sum(calls) AS calls FROM journal"
-        " GROUP BY attribution_id, provider, model, hour) JOIN attributions USING (attribution_id)",
-        (_HOUR_US,),
+        f"SELECT dimensions, path, hour, sums.* FROM (SELECT attribution_id, provider, model, {_SUMS},"  # noqa: S608 - constants
+        f" reserved_at_us / {_HOUR_US} AS hour FROM journal WHERE reserved_at_us >= ?"
+        " GROUP BY attribution_id, provider, model, hour) AS sums JOIN attributions USING (attribution_id)",
+        (since_us,),
     )
-    for dimensions, path, hour, provider, model, cost, calls in rows:
+    for dimensions, path, hour, _, provider, model, *added, _ in rows:
         for dimension, value in rollup_values(attribution_of(dimensions, path, None)):
-            sums = expected.setdefault((dimension, hour * _HOUR_US, value, provider, model), [0, 0])
-            sums[0] += cost
-            sums[1] += calls
-    actual = {
-        tuple(row[:5]): list(row[5:])
-        for row in connection.execute(
-            "SELECT dimension, hour_us, value, provider, model, cost_nanos, calls FROM hourly_spend"
+            key = (dimension, hour * _HOUR_US, value, provider, model)
+            expected[key] = [a + b for a, b in zip(expected.get(key, _NOTHING), added, strict=True)]
+    written = {
+        (dimension, hour_us, value, provider, model): sums
+        for dimension, hour_us, value, provider, model, *sums in connection.execute(
+            "SELECT * FROM hourly_spend WHERE hour_us >= ?", (since_us,)
         )
     }
-    return [
-        f"hourly spend {key}: is {actual.get(key, [0, 0])} (nano-dollars, calls), the journal says"
-        f" {expected.get(key, [0, 0])}"
-        for key in sorted(expected.keys() | actual.keys())
-        if expected.get(key, [0, 0]) != actual.get(key, [0, 0])
-    ]
+    return expected, written
 
 
 def _add_journal(connection: sqlite3.Connection, totals: Totals, since_us: int, until_us: int) -> None:

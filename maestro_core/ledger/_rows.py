@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from maestro_core.types import Step
 
 __all__ = [
+    "ADD_TO_BUCKET",
+    "ADD_TO_HOUR",
     "HOLD_COLUMNS",
+    "INSERT_BUCKET",
     "NOT_ROLLED_UP",
     "RECORD_COLUMNS",
     "AttributionIds",
+    "archived_before_us",
     "attribution_of",
+    "filling",
     "hold_of",
     "insert_hold",
     "insert_meter",
@@ -45,6 +50,23 @@ HOLD_COLUMNS = "key, amount_nanos, reserved_at_us, provider, model, dimensions, 
 RECORD_COLUMNS = (
     "seq, kind, key, reserved_at_us, written_at_us, provider, model, dimensions, path, run, cost_nanos, held_nanos,"
     " estimated_nanos, sheet_nanos, calls, usage, price_id, price_book, unpriced, overrun, detail"
+)
+
+INSERT_BUCKET = "INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?)"
+ADD_TO_BUCKET = (
+    f"{INSERT_BUCKET} ON CONFLICT (meter_id, window_start_us, value) DO UPDATE SET"
+    " spent_nanos = spent_nanos + excluded.spent_nanos, held_nanos = held_nanos + excluded.held_nanos,"
+    " presumed_nanos = presumed_nanos + excluded.presumed_nanos"
+)
+
+ADD_TO_HOUR = (
+    "INSERT INTO hourly_spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT"
+    " (dimension, hour_us, value, provider, model) DO UPDATE SET"
+    " cost_nanos = cost_nanos + excluded.cost_nanos, calls = calls + excluded.calls,"
+    " input_tokens = input_tokens + excluded.input_tokens,"
+    " output_tokens = output_tokens + excluded.output_tokens,"
+    " estimated_nanos = estimated_nanos + excluded.estimated_nanos,"
+    " unpriced_calls = unpriced_calls + excluded.unpriced_calls"
 )
 
 packed = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str).encode
@@ -105,6 +127,18 @@ def read_meters(connection: sqlite3.Connection) -> dict[int, Counted]:
         )
         for meter_id, per, matching, every, time_zone, since in rows
     }
+
+
+def filling(connection: sqlite3.Connection) -> frozenset[str]:
+    """Return the meters that do not count everything yet that the journal said when they were added."""
+    rows = connection.execute("SELECT name FROM meters WHERE fill_to_seq > 0")
+    return frozenset(name for (name,) in rows)
+
+
+def archived_before_us(connection: sqlite3.Connection) -> int:
+    """Return the hour before which calls may be archived; 0 if nothing ever was."""
+    (before_us,) = connection.execute("SELECT coalesce(max(before_us), 0) FROM archives").fetchone()
+    return int(before_us)
 
 
 def insert_meter(connection: sqlite3.Connection, counted: Counted) -> int:
@@ -192,13 +226,7 @@ def insert_record(connection: sqlite3.Connection, record: Record, attribution_id
     if any(added):
         hour_us = at_us - at_us % _HOUR_US
         connection.executemany(
-            "INSERT INTO hourly_spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT"
-            " (dimension, hour_us, value, provider, model) DO UPDATE SET"
-            " cost_nanos = cost_nanos + excluded.cost_nanos, calls = calls + excluded.calls,"
-            " input_tokens = input_tokens + excluded.input_tokens,"
-            " output_tokens = output_tokens + excluded.output_tokens,"
-            " estimated_nanos = estimated_nanos + excluded.estimated_nanos,"
-            " unpriced_calls = unpriced_calls + excluded.unpriced_calls",
+            ADD_TO_HOUR,
             [
                 (dimension, hour_us, value, record.provider, record.model, *added)
                 for dimension, value in rollup_values(record.attribution)

@@ -18,6 +18,7 @@ __all__ = [
     "BucketName",
     "Counted",
     "Counter",
+    "Difference",
     "Place",
     "Spend",
     "admit",
@@ -62,6 +63,24 @@ class Place(NamedTuple):
         """Return the bucket as users see it."""
         spent, held, presumed = counter
         return Bucket(self.meter, self.values, self.window, spent, held, presumed)
+
+
+class Difference(NamedTuple):
+    """A counter that is not what journal and holds say."""
+
+    key: BucketKey
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+    def lines(self) -> list[str]:
+        """Return one line for each amount that differs."""
+        meter, values, start_us = self.key
+        amounts = zip(("spent", "held", "presumed"), self.right, self.wrong, strict=True)
+        return [
+            f"{meter} {list(values)} from {start_us}: {name} is {wrong} nano-dollars, journal and holds say {right}"
+            for name, right, wrong in amounts
+            if right != wrong
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +210,11 @@ def rebuild(
 
 def differences(
     expected: Mapping[BucketKey, Sequence[int]], actual: Mapping[BucketKey, Sequence[int]]
-) -> list[str]:
-    """Return one line for each counter that differs; a bucket that is missing counts as zero."""
-    lines = []
-    for key in sorted(expected.keys() | actual.keys()):
-        should, does = tuple(expected.get(key, (0, 0, 0))), tuple(actual.get(key, (0, 0, 0)))
-        for name, right, wrong in zip(("spent", "held", "presumed"), should, does, strict=True):
-            if right != wrong:
-                meter, values, start_us = key
-                lines.append(
-                    f"{meter} {list(values)} from {start_us}: {name} is {wrong} nano-dollars,"
-                    f" journal and holds say {right}"
-                )
-    return lines
+) -> list[Difference]:
+    """Return each counter that differs; a bucket that is missing counts as zero."""
+    zero = (0, 0, 0)
+    pairs = [
+        Difference(key, tuple(expected.get(key, zero)), tuple(actual.get(key, zero)))
+        for key in sorted(expected.keys() | actual.keys())
+    ]
+    return [pair for pair in pairs if pair.right != pair.wrong]

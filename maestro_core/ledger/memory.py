@@ -257,10 +257,11 @@ class MemoryLedger:
         with self._lock:
             self._check_open()
             expected = self._rebuild(list(self._counted.values()))
-            return differences(
+            found = differences(
                 {key: counter for key, (_, counter) in expected.items()},
                 {key: counter for key, (_, counter) in self._buckets.items()},
             )
+            return [line for difference in found for line in difference.lines()]
 
     def close(self) -> None:
         """Release the store. Further verbs raise `LedgerUnavailable`."""

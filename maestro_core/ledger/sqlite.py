@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -14,11 +15,13 @@ from maestro_core.errors import ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
 
 from . import _records, _reports, _tickets
+from ._audit import Findings, compare, compare_newest, repair
 from ._counters import Counters
 from ._database import Database
+from ._filling import fill
 from ._queries import find_closing, find_hold, find_note, find_rows, is_closed, open_holds, read_page, span
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
-from ._rules import admit, differences, fitted, rebuild
+from ._rules import admit, fitted
 from ._totals import Totals
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
 __all__ = ["SQLiteLedger"]
+
+_log = logging.getLogger("maestro")
 
 _PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
 
@@ -43,12 +48,13 @@ class SQLiteLedger:
     Args:
         path: The file, relative to the current folder or absolute.
         clock: Where time comes from; the machine's clock if None.
+        repair: Whether to look at the newest counters first, and to put right what is wrong.
 
     Raises:
         LedgerUnavailable: If the file cannot be used; the message names it and the fix.
     """
 
-    def __init__(self, path: str | Path, clock: Clock | None = None) -> None:
+    def __init__(self, path: str | Path, clock: Clock | None = None, *, repair: bool = True) -> None:
         self.url = f"sqlite:///{path}"
         self._clock = clock or SystemClock()
         self._database = Database(Path(path))
@@ -56,6 +62,8 @@ class SQLiteLedger:
         self._seen_us = 0
         self._counters = Counters()
         self._owners: dict[int, str] = {}
+        if repair:
+            self._repair_newest()
 
     def now_us(self) -> int:
         """Return the store's time in microseconds; it never goes back."""
@@ -67,8 +75,10 @@ class SQLiteLedger:
         if self._counters.know(meters):
             return
         with self._database.writing as connection:
-            now_us = self._begin(connection).now_us
-            self._counters.declare(connection, meters, now_us)
+            now_us, seq = self._begin(connection)
+            waiting = self._counters.declare(connection, meters, now_us, seq - 1)
+        for counted in waiting:
+            fill(self._database, counted.meter.id, counted)
 
     def reserve(self, hold: Hold) -> Held | Refused:
         """Hold the amount in every bucket the call charges, or in none.
@@ -87,7 +97,7 @@ class SQLiteLedger:
                     f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
                 )
             places = self._counters.places(hold, now_us)
-            counters = self._counters.read(connection, places)
+            counters = self._counters.read(connection, places, now_us)
             standing, tick_us = _tickets.read(connection), self._since_boot_us()
             aside = _tickets.promised(standing, hold, tick_us)
             amount = admit(hold, zip(places, counters, strict=True), now_us, aside)
@@ -127,7 +137,9 @@ class SQLiteLedger:
             now_us, seq = self._begin(connection)
             record = _records.corrected(key, find_rows(connection, key), truth, seq=seq, now_us=now_us)
             if record.seq == seq:
-                self._counters.add(connection, self._counters.places_at(record), (record.cost_nanos, 0, 0))
+                places = self._counters.places_at(record)
+                self._counters.read(connection, places, now_us)  # so that a dropped bucket is there to add to
+                self._counters.add(connection, places, (record.cost_nanos, 0, 0))
                 insert_record(connection, record, self._attributions.find(connection, record.attribution))
             return record
 
@@ -255,15 +267,21 @@ class SQLiteLedger:
 
     def check(self) -> list[str]:
         """Compare every counter with the journal and the open holds; return one line for each difference."""
-        with self._database.reading as connection:
-            meters = read_meters(connection)
-            rebuilt = rebuild(list(meters.values()), _reports.spends(connection, 0), open_holds(connection))
-            actual = {
-                (meters[meter_id].meter.id, unpacked_values(value), start_us): tuple(counter)
-                for meter_id, start_us, value, *counter in connection.execute("SELECT * FROM buckets")
-            }
-            lines = differences({key: counter for key, (_, counter) in rebuilt.items()}, actual)
-            return lines + _reports.hourly_differences(connection)
+        with self._database.snapshot() as connection:
+            return compare(connection).lines()
+
+    def reconcile(self) -> list[str]:
+        """Do as `check`, and put right what differs, while others go on; the journal says what was done."""
+        while True:
+            with self._database.snapshot() as connection:
+                found = compare(connection)
+            if not found.can_be_repaired:
+                return found.lines()
+            with self._database.writing as connection:
+                now_us, seq = self._begin(connection)
+                if found.is_current(connection):  # else counters were changed by something else than calls
+                    self._repair(connection, found, now_us, seq)
+                    return found.lines()
 
     @staticmethod
     def _since_boot_us() -> int:
@@ -285,6 +303,24 @@ class SQLiteLedger:
     def _latest_us(self, stored_us: int) -> int:
         self._seen_us = max(self._seen_us, stored_us, self._clock.now_us())
         return self._seen_us
+
+    def _repair_newest(self) -> None:
+        """Look at what the newest rows of the journal can tell, which is quick, and put right what differs."""
+        with self._database.reading as connection:
+            found = compare_newest(connection, self._now_us(connection))
+        if not found.can_be_repaired:
+            return
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            found = compare_newest(connection, now_us)
+            self._repair(connection, found, now_us, seq)
+        lines = found.lines()
+        _log.warning("ledger %s: %d counters were wrong and are repaired: %s", self.url, len(lines), lines[0])
+
+    def _repair(self, connection: sqlite3.Connection, found: Findings, now_us: int, seq: int) -> None:
+        repair(connection, found)
+        record = _records.repaired(found.lines(), seq=seq, now_us=now_us)
+        insert_record(connection, record, self._attributions.find(connection, record.attribution))
 
     def _now_us(self, connection: sqlite3.Connection) -> int:
         (stored_us,) = connection.execute("SELECT clock_us FROM store").fetchone()

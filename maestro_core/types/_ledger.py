@@ -20,7 +20,7 @@ __all__ = [
     "Settlement", "SharedLedger", "Sum", "Ticket",
 ]  # fmt: skip
 
-Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted"]
+Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted", "repaired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Record:
 
     `kind`: `settled` (usage known or estimated), `released` (provably not billed), `presumed` (its end was not seen:
     counted at the hold), `corrected` (the difference that a late truth makes), `refused` (never sent),
-    `granted` (a person let a run spend more: `detail["add_nanos"]`).
+    `granted` (a person let a run spend more: `detail["add_nanos"]`), `repaired` (counters were put right).
     `calls` is 1 on the row that first counts the call and 0 on the others. `at` is when it was reserved, which decides
     its window; `written_at` when the row was written.
     """
