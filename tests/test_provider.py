@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import math
 import os
 import random
 import subprocess
@@ -391,6 +392,53 @@ def test_a_call_whose_client_timed_out_is_billed_in_full(provider, kind, streami
     provider.wait_idle()
     assert [(c.output_tokens, c.status) for c in provider.charges] == [(100, "undelivered")]
     assert provider.requests[0].status == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dropped_connection_never_reached_a_model(provider, kind, streaming):
+    provider.reply = Reply(drop=True)
+    model = model_for(kind, provider)
+    with pytest.raises((openai.APIConnectionError, anthropic.APIConnectionError)):
+        list(model.stream("hi")) if streaming else model.invoke("hi")
+    provider.wait_idle()
+    assert (provider.charges, provider.requests[0].status) == ([], 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trouble_can_begin_and_end_at_run_time(provider, kind):
+    model = model_for(kind, provider, timeout=1.5)
+    seen = []
+    for reply in (
+        None,
+        Reply(status=500),
+        Reply(hang_s=math.inf),
+        Reply(drop=True),
+        Reply(cut_after=1),
+        None,
+    ):
+        provider.reply = reply
+        try:
+            seen.append("".join(chunk.text for chunk in model.stream("hi")))
+        except Exception:  # noqa: BLE001 - which, others test
+            seen.append("failed")
+    provider.wait_idle()
+    assert seen == ["You said: hi", *["failed"] * 4, "You said: hi"]
+    assert sorted(charge.status for charge in provider.charges) == [
+        "complete",
+        "complete",
+        "cut",
+        "undelivered",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failure_can_carry_any_header(provider, kind):
+    provider.reply = Reply(status=429, headers={"retry-after-ms": "250", "x-should-retry": "false"})
+    with pytest.raises((openai.RateLimitError, anthropic.RateLimitError)) as caught:
+        model_for(kind, provider).invoke("hi")
+    assert caught.value.response.headers["retry-after-ms"] == "250"
+    assert caught.value.response.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("kind", KINDS)

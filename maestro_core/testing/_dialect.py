@@ -89,6 +89,8 @@ _OPENAI_ERRORS = {
 def openai_error(failure: Failure) -> dict[str, Any]:
     """Return OpenAI's error body (https://platform.openai.com/docs/guides/error-codes)."""
     kind, code = _OPENAI_ERRORS.get(failure.status, ("server_error", None))
+    if failure.code == "insufficient_quota":  # its type is its code
+        kind = failure.code
     body = {"message": str(failure), "type": kind, "param": None, "code": failure.code or code}
     return {"error": body}
 

@@ -38,14 +38,16 @@ class Reply:
         error: The message of a failure; a usual one if empty.
         error_code: The failure's code or type, e.g. `"insufficient_quota"`; the usual one of the status if empty.
         retry_after: The Retry-After header of a failure, in seconds.
+        headers: Further headers of a failure, e.g. `{"retry-after-ms": "250", "x-should-retry": "false"}`.
         delay_s: Seconds before the headers.
         first_chunk_delay_s: Seconds between the headers and the first chunk of a stream.
         chunk_delay_s: Seconds between two chunks of a stream.
         chunks: In how many chunks a text or a tool call is streamed at most; 32, and at least four characters each.
         cut_after: The connection is lost after so many chunks of a stream. A plain answer, and a stream with 0, is
             lost before the headers.
+        drop: The connection is closed at once, as by a load balancer in trouble: no answer, no model asked, no bill.
         hang_s: The provider serves the call, bills it in full, and keeps silent for so many seconds or until the client
-            leaves; then the answer follows.
+            leaves (`math.inf`: for ever); then the answer follows.
     """
 
     text: str | None = None
@@ -61,11 +63,13 @@ class Reply:
     error: str = ""
     error_code: str = ""
     retry_after: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0
     first_chunk_delay_s: float = 0
     chunk_delay_s: float = 0
     chunks: int = 32
     cut_after: int | None = None
+    drop: bool = False
     hang_s: float = 0
 
     def __post_init__(self) -> None:

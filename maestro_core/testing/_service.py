@@ -50,6 +50,8 @@ class Service:
             raise Failure(404, f"Invalid URL ({request.path})", "unknown_url")
         if not request.body:
             raise Failure(400, "We could not parse the JSON body of your request.")
+        if reply.drop:
+            raise Lost
         self._check_model()
         failure = self._scripted_failure()
         if failure and not (request.stream and reply.cut_after):

@@ -42,7 +42,7 @@ class FakeProvider:
     output, output limits, caches and failures. Every dollar it would charge is in `charges`, computed from a price
     table of its own:
 
-    - A request that fails (a status from 400) costs nothing.
+    - A request that fails (a status from 400) or whose connection is dropped at once costs nothing.
     - A plain answer is billed in full as soon as it is generated, whether or not the client still waits for it.
     - A stream is billed for what was generated when it ended. One that the client closes is billed for the chunks
       sent until the provider noticed; without `chunk_delay_s` that may be all of them, because sending is quick.
@@ -53,6 +53,10 @@ class FakeProvider:
         clock: Where `Request.at` comes from.
         keep_alive: Whether connections stay open between requests. Without, a client that is never closed (some
             libraries keep theirs for good) leaves no open socket behind.
+
+    An endpoint in trouble is a reply set at run time: `provider.reply = Reply(status=500)` fails every request from
+    now on, `Reply(hang_s=math.inf)` answers none, `Reply(cut_after=3)` breaks streams, `Reply(status=429,
+    retry_after=2)` asks for patience, `Reply(delay_s=4)` is slow, and `None` is well again.
 
     Example:
         An outage from request 10 to 20:
@@ -186,7 +190,7 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
 
 
 def _failure_headers(request: Request, reply: Reply) -> dict[str, str]:
-    headers = {"x-request-id": f"req_{request.number}"}
+    headers = {"x-request-id": f"req_{request.number}", **reply.headers}
     if reply.retry_after is not None:
         headers["Retry-After"] = f"{reply.retry_after:g}"
     return headers
