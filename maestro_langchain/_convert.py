@@ -240,7 +240,22 @@ def to_usage(provider: str, response: LLMResult) -> Usage | None:
     except ValueError:
         return None
     # Some streams report zeros where they mean "unknown"; no call has an empty input.
-    return usage if usage.input_tokens else None
+    return _grounded(usage, answered) if usage.input_tokens else None
+
+
+def _grounded(usage: Usage, answered: Mapping[str, Any]) -> Usage:
+    """Return usage with the searches of Gemini's grounding, which token counts leave out.
+
+    Before Gemini 3 a grounded prompt is billed once, since then each query (https://ai.google.dev/gemini-api/docs/pricing).
+    """
+    said = answered.get("grounding_metadata") or {}
+    queries = len(said.get("web_search_queries") or said.get("webSearchQueries") or ())
+    if not queries:
+        return usage
+    model = usage.model or ""
+    by_prompt = "gemini-2" in model or "gemini-1" in model
+    counts = dict[str, Any](usage.counts) | {"web_searches": 1 if by_prompt else queries}
+    return Usage(tier=usage.tier, region=usage.region, model=usage.model, flags=usage.flags, **counts)
 
 
 def _message(response: LLMResult) -> Any:

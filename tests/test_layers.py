@@ -64,16 +64,19 @@ AZURE = {"provider": "azure", "model": "gpt-5.4"}
         ({"discount": 0.15}, "openai:gpt-5.4", THINKING, "0.04845", "discount 0.15 of openai:gpt-5.4"),
         ({"discount": "0.15"}, "openai:gpt-5.4", THINKING, "0.04845", "discount 0.15 of openai:gpt-5.4"),
         ({"discount": Decimal("0.15")}, "openai:gpt-5.4", THINKING, "0.04845", "discount 0.15 of openai:gpt-5.4"),
-        # an EU data zone, which no response tells
+        # 18: an EU data zone, which no response tells
         ({"multiplier": "1.1"}, "azure:gpt-5.4", TEN_ONE, "0.044", "multiplier 1.1 of azure:gpt-5.4"),
         ({"multiplier": "1.1", "discount": "0.5"}, "azure:gpt-5.4", TEN_ONE, "0.022",
          "multiplier 1.1 discount 0.5 of azure:gpt-5.4"),
-        # tokens 1.1 times, searches not
+        # 19: OpenAI's regional endpoints
+        ({"multiplier": "1.1", "region": "eu"}, "openai:gpt-5.4", Usage(input_tokens=1_000_000, region="eu"), "5.5",
+         "multiplier 1.1 of openai:gpt-5.4"),
+        # 8: tokens 1.1 times, searches not
         ({"multiplier": "1.1", "region": "us"}, "anthropic:claude-sonnet-5",
          Usage(**SONNET.counts, region="us"), "0.0971", "multiplier 1.1 of anthropic:claude-sonnet-5"),
         ({"multiplier": "1.1", "region": "us", "fees": True}, "anthropic:claude-sonnet-5",
          Usage(**SONNET.counts, region="US"), "0.1001", "multiplier 1.1 of anthropic:claude-sonnet-5"),
-        # the book has only standard rates
+        # 17: the book has only standard rates
         ({"multiplier": "1.75", "tier": "priority"}, "aws:amazon.nova-pro-v1:0",
          Usage(**TEN_ONE.counts, tier="priority"), "0.0196", "multiplier 1.75 of aws:amazon.nova-pro-v1:0"),
         ({"multiplier": "0.5", "tier": "flex"}, "aws:amazon.nova-pro-v1:0",

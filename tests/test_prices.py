@@ -33,40 +33,53 @@ TEN_ONE = Usage(input_tokens=10_000, output_tokens=1_000)
 @pytest.mark.parametrize(
     ("provider", "model", "usage", "tier", "at", "dollars"),
     [
-        # reasoning is inside the output
+        # The comments give the numbers of the worked cases; those of layers are in test_layers.py.
+        # 1: reasoning is inside the output
         ("openai", "gpt-5.4", Usage(input_tokens=12_000, cache_read_tokens=8_000, output_tokens=3_000, output_reasoning_tokens=2_400), None, AT, "0.057"),
-        # beyond 272k every token costs more, cached ones count towards the length
+        # 2: beyond 272k every token costs more, cached ones count towards the length
         ("openai", "gpt-5.4", Usage(input_tokens=300_000, cache_read_tokens=200_000, output_tokens=2_000), None, AT, "0.645"),
         ("openai", "gpt-5.4", Usage(input_tokens=272_000), None, AT, "0.68"),
         ("openai", "gpt-5.4", Usage(input_tokens=272_001), None, AT, "1.360005"),
+        # 3, 4: audio
         ("openai", "gpt-audio", Usage(input_tokens=1_500, input_audio_tokens=500, output_tokens=500, output_audio_tokens=300), None, AT, "0.0397"),
         ("openai", "gpt-realtime", Usage(input_tokens=8_000, input_audio_tokens=6_000, cache_read_tokens=5_500, cache_audio_read_tokens=4_000, output_tokens=1_500, output_audio_tokens=1_200), None, AT, "0.1498"),
-        # written to the cache unasked, at priority, beyond 272k
+        # 5: written to the cache unasked, at priority, beyond 272k
         ("openai", "gpt-6-astra", Usage(input_tokens=300_000, cache_write_tokens=300_000, output_tokens=1_000), "priority", AT, "15.15"),
+        # 6
         ("anthropic", "claude-sonnet-5", CACHED_CLAUDE, None, AT, "0.091"),
-        # batch halves tokens, not searches
+        # 7: batch halves tokens, not searches
         ("anthropic", "claude-sonnet-5", CACHED_CLAUDE, "batch", AT, "0.0605"),
+        # 9, 10
         ("anthropic", "claude-sonnet-4-5", Usage(input_tokens=250_000, output_tokens=2_000), None, datetime(2026, 4, 1, tzinfo=UTC), "1.545"),
         ("anthropic", "claude-haiku-5-5", Usage(input_tokens=120_000, output_tokens=1_000), None, AT, "0.0625"),
         ("anthropic", "claude-haiku-5-5", Usage(input_tokens=100_000, output_tokens=1_000), None, AT, "0.0105"),
+        # 13
         ("google", "gemini-2.5-pro", Usage(input_tokens=250_000, cache_read_tokens=100_000, output_tokens=5_000, output_reasoning_tokens=4_000), None, AT, "0.475"),
-        # half price outside the peak hours of 01-04 and 06-10 UTC
+        # 15: grounding, by the prompt before Gemini 3, by the query since
+        ("google", "gemini-2.5-pro", Usage(web_searches=1), None, AT, "0.035"),
+        ("google", "gemini-3-pro-preview", Usage(web_searches=5), None, AT, "0.07"),
+        # 16: Bedrock's geographies
+        ("aws", "global.anthropic.claude-sonnet-4-5-20250929-v1:0", TEN_ONE, None, AT, "0.045"),
+        ("aws", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", TEN_ONE, None, AT, "0.0495"),
+        # 20: half price outside the peak hours of 01-04 and 06-10 UTC
         ("deepseek", "deepseek-v4-pro", Usage(input_tokens=100_000, cache_read_tokens=60_000, output_tokens=5_000), None, AT, "0.03762"),
         ("deepseek", "deepseek-v4-pro", Usage(input_tokens=100_000, cache_read_tokens=60_000, output_tokens=5_000), None, AT.replace(hour=3), "0.07524"),
         ("deepseek", "deepseek-v4-pro", Usage(input_tokens=100_000, cache_read_tokens=60_000, output_tokens=5_000), None, AT.replace(hour=4), "0.03762"),
+        # 21
         ("openai", "gpt-5.4", TEN_ONE, "standard", AT, "0.04"),
         ("openai", "gpt-5.4", TEN_ONE, "batch", AT, "0.02"),
         ("openai", "gpt-5.4", TEN_ONE, "flex", AT, "0.02"),
         ("openai", "gpt-5.4", TEN_ONE, "priority", AT, "0.08"),
         # the discounted cache rate is rounded on the sheet: 0.13, not 0.125
         ("openai", "gpt-5.4", Usage(input_tokens=1_000_000, cache_read_tokens=1_000_000), "batch", AT, "0.25"),
+        # 22, 23, 24
         ("openai", "text-embedding-3-small", Usage(input_tokens=1_000_000), None, AT, "0.02"),
         ("openai", "gpt-image-1", Usage(input_tokens=100, output_tokens=4_160, output_image_tokens=4_160), None, AT, "0.1669"),
         ("google", "gemini-2.5-flash-image", Usage(input_tokens=100, output_tokens=1_290, output_image_tokens=1_290), None, AT, "0.03873"),
-        # xAI's threshold includes the number itself
+        # 27: xAI's threshold includes the number itself
         ("x-ai", "grok-4.5", Usage(input_tokens=199_999), None, AT, "0.399998"),
         ("x-ai", "grok-4.5", Usage(input_tokens=200_000), None, AT, "0.8"),
-        # a promotion with a known end
+        # 30: a promotion with a known end
         ("google", "gemini-3.8-flash", Usage(input_tokens=1_000_000), None, datetime(2026, 12, 31, 23, 59, tzinfo=UTC), "0.75"),
         ("google", "gemini-3.8-flash", Usage(input_tokens=1_000_000), None, datetime(2027, 1, 1, tzinfo=UTC), "1.5"),
         ("mistral", "mistral-large-4", Usage(input_tokens=1_000_000), None, datetime(2026, 10, 25, tzinfo=UTC), "1.36"),
@@ -84,7 +97,7 @@ def test_worked_bills(provider, model, usage, tier, at, dollars):
     )
 
 
-def test_advisor_is_billed_at_its_own_model():
+def test_advisor_is_billed_at_its_own_model():  # case 11
     payload = {
         "model": "claude-sonnet-5",
         "usage": {
@@ -108,7 +121,7 @@ def test_advisor_is_billed_at_its_own_model():
     assert (usage.input_tokens, usage.total.input_tokens) == (2_417, 4_946)
 
 
-def test_compaction_is_billed_on_top():
+def test_compaction_is_billed_on_top():  # case 12
     step = {"type": "compaction", "input_tokens": 100, "cache_creation_input_tokens": 55_096, "output_tokens": 82,
             "cache_creation": {"ephemeral_5m_input_tokens": 55_096, "ephemeral_1h_input_tokens": 0}}  # fmt: skip
     message = {"type": "message", "input_tokens": 180, "output_tokens": 8}
@@ -119,6 +132,22 @@ def test_compaction_is_billed_on_top():
     )
     with_searches = Usage.parse("anthropic", block | searches)
     assert price("anthropic", "claude-sonnet-4-6", with_searches, at=AT).usd == Decimal("0.2288")
+
+
+@pytest.mark.parametrize(
+    ("model", "queries", "dollars"), [("gemini-2.5-pro", 3, "0.035"), ("gemini-3-pro-preview", 5, "0.07")]
+)
+def test_grounding_is_bounded_by_its_searches(model, queries, dollars):  # case 15
+    searches = 1 if "2.5" in model else queries
+    bound = worst_case(
+        "google", model, input_tokens=0, output_tokens=0, at=AT, fees={"web_searches": searches}
+    )
+    assert bound.usd == Decimal(dollars)
+
+
+def test_rerank_has_no_rate_and_is_never_free():  # case 25
+    with pytest.raises(PriceNotFound):
+        price("cohere", "rerank-v4.0", Usage(rerank_searches=3), at=AT)
 
 
 def test_unsplit_streamed_write_costs_as_the_dearer():

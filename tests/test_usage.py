@@ -248,3 +248,25 @@ def test_missing_usage_is_an_error(payload):
 def test_impossible_counts_are_errors(value):
     with pytest.raises(ValueError, match="prompt_tokens"):
         Usage.parse("openai", {"usage": {"prompt_tokens": value, "completion_tokens": 1}})
+
+
+@pytest.mark.parametrize(
+    ("model", "searches"),
+    [("gemini-2.5-pro", 1), ("models/gemini-2.5-flash", 1), ("gemini-3-pro-preview", 3)],
+)
+def test_grounded_answers_say_in_their_metadata_how_often_they_searched(model, searches):
+    from langchain_core.messages import AIMessage
+    from langchain_core.outputs import ChatGeneration, LLMResult
+
+    from maestro_langchain._convert import to_usage
+
+    grounded = {"web_search_queries": ["price of cobalt", "of nickel", "of lithium"]}
+    message = AIMessage(
+        "fine",
+        usage_metadata={"input_tokens": 10, "output_tokens": 2, "total_tokens": 12},
+        response_metadata={"model_name": model, "grounding_metadata": grounded},
+    )
+    usage = to_usage("google", LLMResult(generations=[[ChatGeneration(message=message)]]))
+    assert (usage.input_tokens, usage.web_searches, usage.model) == (10, searches, model)
+    message.response_metadata["grounding_metadata"] = {"web_search_queries": []}
+    assert to_usage("google", LLMResult(generations=[[ChatGeneration(message=message)]])).web_searches == 0
