@@ -43,6 +43,9 @@ __all__ = ["Admission", "Request"]
 
 _log = logging.getLogger("maestro")
 
+# How often those who wait for money look whether its holders are alive.
+_LOOK_US = 500_000
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -68,7 +71,9 @@ class Admission:
         manager: PluginManager,
         ledger: Ledger,
         spool: Spool,
+        *,
         refused: Callable[[Call, CapExceeded], object] = lambda _call, _error: None,
+        presume_lost: Callable[[], int] = lambda: 0,
     ) -> None:
         self.quotes = Quotes(manager, settings.prices)
         self.line = Line()
@@ -78,6 +83,8 @@ class Admission:
         self._settings = settings
         self._plugins = manager
         self._ledger = ledger
+        self._presume_lost = presume_lost
+        self._looked_us = 0
         self._spool = spool
         self.shared: SharedLedger | None = ledger if isinstance(ledger, SharedLedger) else None
         self._defaults = environment_defaults()
@@ -157,6 +164,8 @@ class Admission:
             ):
                 hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
                 outcome = self._ledger.reserve(hold)
+            if isinstance(outcome, Refused) and not outcome.spent and self._find_lost(outcome.at_us):
+                outcome = self._ledger.reserve(hold)  # which tells whether that money is worth waiting for
         except LedgerUnavailable as error:
             if request.caps and not self._spool.allow(hold.amount_nanos):
                 raise
@@ -343,6 +352,13 @@ class Admission:
         if keeps_last:
             limits = [_less_last(hold, meter, limit) for meter, limit in limits]
         return replace(hold, limits=tuple(limits))
+
+    def _find_lost(self, now_us: int) -> bool:
+        """Return whether held money turns out to be lost: its process has ended. Not asked at every poll."""
+        if now_us - self._looked_us < _LOOK_US:
+            return False
+        self._looked_us = now_us
+        return self._presume_lost() > 0
 
     def _let_go_on(self, request: Request) -> bool:
         """Return whether a person has let the run go on since it was refused, here or in another process."""

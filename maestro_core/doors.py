@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .errors import LedgerError
+from .forks import tell_child
 from .types import Refused
 from .waiting import Desk, lineage, turns
 
@@ -73,6 +74,12 @@ class Doors:
     def __init__(self, maestro: Maestro) -> None:
         self._maestro = maestro
         self._chance = random.Random()  # noqa: S311 - spreads polls, guards nothing
+        tell_child(self._forked)
+
+    def _forked(self) -> None:
+        # What is on offer around this belongs to the process that this one was forked from.
+        if (offer := _offer.get()) is not None:
+            offer.taken = True
 
     def reserve(
         self, call: Call, *, fits: bool = True, keeps_last: bool = False, last: bool = False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from .forks import fork_safe_lock
 from .money import PICOS_PER_NANO
 from .types import Fit
 
@@ -43,7 +43,7 @@ class Outputs:
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, str], _Series] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def add(self, call: Call, tokens: int) -> None:
         """Remember the length of a complete answer."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
+
+from .forks import fork_safe_lock
 
 if TYPE_CHECKING:
     from .types import Ledger, Meter
@@ -20,7 +21,7 @@ class Grants:
         self._ledger = ledger
         self._nanos: dict[str, int] = {}
         self._counts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def limit(self, run: str | None, meter: Meter, limit_nanos: int) -> int:
         """Return a cap's limit for a run: a grant raises the caps that belong to the run alone."""

@@ -5,10 +5,10 @@ This is manners, kept in the process; the ledger is the safety.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .forks import fork_safe_lock
 from .waiting import bucket_name
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Latches:
 
     def __init__(self) -> None:
         self._latches: dict[tuple[str, BucketName], _Latch] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def add(self, call: Call, refused: Refused, error: CapExceeded) -> None:
         """Remember a refusal, if the call belongs to a run."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import plugins, queries
 from .admission import Admission
 from .doors import Doors
+from .forks import fork_safe_lock
 from .ledger import open_ledger
 from .money import Dollars, parse_usd
 from .open_call import OpenCall
@@ -22,6 +22,7 @@ from .usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from threading import Lock
 
     from .types import CapStatus, Ledger, Record, Report, Reservation, Tree
 
@@ -43,7 +44,7 @@ class Maestro:
     """
 
     _default: ClassVar[Maestro | None] = None
-    _default_lock: ClassVar[threading.Lock] = threading.Lock()
+    _default_lock: ClassVar[Lock] = fork_safe_lock(outer=True)
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
@@ -56,9 +57,14 @@ class Maestro:
         self.doors = Doors(self)
         self._spool = Spool(self.ledger, self.settings.allow_nanos)
         self.admission = Admission(
-            self.settings, self.plugins, self.ledger, self._spool, self.telemetry.metrics.refused
+            self.settings,
+            self.plugins,
+            self.ledger,
+            self._spool,
+            refused=self.telemetry.metrics.refused,
+            presume_lost=self._presume_lost,
         )
-        self._presume_old()
+        self._presume_lost()
         self.telemetry.metrics.watch(_status_of(self))
         self._finalizer = weakref.finalize(self, _close, self._spool, self.telemetry, self.ledger)
 
@@ -169,7 +175,7 @@ class Maestro:
 
     def status(self) -> list[CapStatus]:
         """Return where every bucket of every declared cap stands, the nearest to its limit first."""
-        self._presume_old()
+        self._presume_lost()
         return queries.cap_status(self.ledger, self.settings.caps, self.settings.time_zone)
 
     def report(
@@ -185,7 +191,7 @@ class Maestro:
             ValueError: For a time that names no instant (a naive datetime, for one).
         """
         self._spool.replay()
-        self._presume_old()
+        self._presume_lost()
         return queries.report(
             self.ledger, by, since=since, until=until, where=where, time_zone=self.settings.time_zone
         )
@@ -228,12 +234,15 @@ class Maestro:
         self.telemetry.metrics.settled(record)
         plugins.observe(self.plugins, "maestro_settled", record=record)
 
-    def _presume_old(self) -> None:
+    def _presume_lost(self) -> int:
+        """Count as spent what ended processes hold, and what is held for too long; return how many calls that are."""
         ttl_us = int(self.settings.hold_ttl_s * 1_000_000)
-        for record in self.ledger.presume(older_than_us=self.ledger.now_us() - ttl_us):
+        records = self.ledger.presume(older_than_us=self.ledger.now_us() - ttl_us)
+        for record in records:
             _log.warning("call %s was never settled; it is presumed spent", record.key)
             self.admission.closed(record.key)
             self._tell(record)
+        return len(records)
 
 
 def _status_of(maestro: Maestro) -> Callable[[], Sequence[CapStatus]]:

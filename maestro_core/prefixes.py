@@ -6,9 +6,10 @@ tokens would be held at four times its cost; but all of it but the last turn was
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from .forks import fork_safe_lock
 
 if TYPE_CHECKING:
     from .types import Call
@@ -39,7 +40,7 @@ class Prefixes:
     def __init__(self) -> None:
         # By beginning and the tools among its tokens; and by beginning alone, with whatever tools it was counted last.
         self._tokens: dict[tuple[int, int | None], int] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def learn(self, call: Call, usage: Usage, reply: Mapping[str, object] | None) -> None:
         """Remember what the provider counted for a call's input, and for its input together with its reply."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .attribution import current
 from .errors import CapExceeded, MaestroError
+from .forks import tell_child
 from .types import Attribution, Call
 
 if TYPE_CHECKING:
@@ -77,6 +78,15 @@ class Runs:
         self._ended: dict[Hashable, _Run] = {}
         self._calls: dict[Hashable, _OpenCall] = {}
         self._names: dict[Hashable, str] = {}
+        tell_child(self._forked)
+
+    def _forked(self) -> None:
+        # Calls that are open belong to the process that this one was forked from. Runs stay: what the child does
+        # inside of one is a part of it.
+        self._calls.clear()
+        for run in (*self._runs.values(), *self._ended.values()):
+            run.calls.clear()
+            run.paid = None
 
     def enter(
         self,

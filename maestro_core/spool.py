@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 from .clock import SystemClock, from_micros
 from .errors import LedgerUnavailable, ReservationClosed
+from .forks import fork_safe_lock, tell_child
 from .types import Hold, Record
 
 if TYPE_CHECKING:
@@ -32,9 +32,14 @@ class Spool:
         self._ledger = ledger
         self._allowance = allow_nanos
         self._waiting: deque[tuple[Reservation, Settlement]] = deque()
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._said = False
         self._clock = SystemClock()
+        tell_child(self._forked)
+
+    def _forked(self) -> None:
+        # They are written down by the process that this one was forked from.
+        self._waiting.clear()
 
     def now_us(self) -> int:
         """Return this machine's time; the store's cannot be had."""

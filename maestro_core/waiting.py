@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from .forks import fork_safe_lock, tell_child
 from .types import Refused, Ticket
 
 if TYPE_CHECKING:
@@ -88,11 +89,17 @@ class Line:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._open: dict[str, _Open] = {}
         self._waiters: list[_Waiter] = []
         self._id = secrets.token_hex(4)
         self.changes = 0
+        tell_child(self.forked)
+
+    def forked(self) -> None:
+        """This is a child of the process that these calls and waiters belong to."""
+        self._open.clear()
+        self._waiters.clear()
 
     @property
     def process(self) -> str:
@@ -160,7 +167,8 @@ class Line:
     def leave(self, waiter: _Waiter) -> None:
         """Leave the line, served or not; the next in line looks again, or a wake-up would be lost."""
         with self._lock:
-            self._waiters.remove(waiter)
+            if waiter in self._waiters:  # it is not, if it began to wait before this process was forked
+                self._waiters.remove(waiter)
             wakes = self._changed()
         _call(wakes)
 

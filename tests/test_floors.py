@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # The house, from the ground up. Modules of one floor may import each other.
 FLOORS = {
-    0: "_version errors money types clock auto",
+    0: "_version errors money types clock auto forks",
     1: "settings hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
     3: "endpoints failures health cachestate routing anomaly loops",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -13,6 +14,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from maestro_core.errors import LedgerUnavailable
+from maestro_core.forks import fork_safe_lock, guard, tell_child
+
+from ._failures import PATIENCE_S, moved, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,35 +25,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "Transaction"]
 
-_PATIENCE_S = 5.0
+_READ = "BEGIN"
+_WRITE = "BEGIN IMMEDIATE"
+
+_PATIENCE_S = PATIENCE_S
 _APPLICATION_ID = 0x4D535452  # "MSTR", so that a file of another application is not taken for a ledger
 
 # Each step takes the schema from its place in the list to the next version; steps are only ever added.
 _STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 
-# By the start of SQLite's name of the error (https://www.sqlite.org/rescode.html): what is wrong and what to do.
-_FIXES = {
-    "SQLITE_BUSY": f"another process has kept it locked for {_PATIENCE_S:.0f} s; look for a stuck process or a long"
-    " transaction",
-    "SQLITE_CANTOPEN": "it cannot be opened; check that it is a file, and that it and its folder may be written",
-    "SQLITE_CORRUPT": 'it is damaged; restore a backup, or rescue it with "sqlite3 FILE .recover"',
-    "SQLITE_FULL": "the disk is full; free some space. Nothing is lost: open holds stay as they are",
-    "SQLITE_IOERR": "reading or writing it failed; look at the disk, its quota and the limit on file sizes (ulimit -f)."
-    " Nothing is lost: open holds stay as they are",
-    "SQLITE_NOTADB": "it is not a SQLite database; move it away or name another file",
-    "SQLITE_READONLY": "it is read-only; let this process write to the file and its folder, or name another file",
-}
+# How long a writer that found the file locked sleeps before it tries again, shortest and longest.
+_NAP_S = (0.000_05, 0.000_3)
+_LONG_NAP_S = (0.001, 0.005)
+_SHORT_NAPS = 200
 
 
 class Transaction:
     """One connection and its lock; `with transaction as connection:` is atomic, and waits its turn.
 
     A transaction that fails leaves nothing behind. Errors of SQLite become `LedgerUnavailable`.
+
+    Args:
+        path: The file.
+        begin: The statement that begins a transaction.
+        identity: Which file it was when the ledger was opened. Another one of that name is not used: what calls hold
+            is in the first.
     """
 
-    def __init__(self, path: Path, begin: str) -> None:
+    def __init__(self, path: Path, begin: str, identity: tuple[int, int]) -> None:
         self._path = path
         self._begin = begin
+        self._identity = identity
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
@@ -58,8 +64,8 @@ class Transaction:
     def __enter__(self) -> sqlite3.Connection:
         self._lock.acquire()
         try:
-            connection = self._current()
-            connection.execute(self._begin)
+            connection = self._connected()
+            self._start(connection)
         except sqlite3.Error as error:
             self._lock.release()
             raise unavailable(self._path, error) from error
@@ -85,23 +91,28 @@ class Transaction:
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            (found,) = self._current().execute("PRAGMA data_version").fetchone()
+            (found,) = self._connected().execute("PRAGMA data_version").fetchone()
             return int(found)
         except (sqlite3.Error, LedgerUnavailable):
             return None  # whoever tries next is told why
         finally:
             self._lock.release()
 
-    def pause(self) -> bool:
-        """Wait for the turn, then disconnect and keep others out; return whether the turn came in time."""
-        if not self._lock.acquire(timeout=2 * _PATIENCE_S):
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - as a lock has it
+        """Before a fork: wait for the turn, disconnect, and keep others out; return whether that was in time."""
+        if not self._lock.acquire(blocking, timeout):
             return False
         self._disconnect()
         return True
 
-    def resume(self) -> None:
-        """Let others in again, after `pause`."""
+    def release(self) -> None:
+        """After a fork: let others in again."""
         self._lock.release()
+
+    def forked(self) -> None:
+        """In the child of a fork that came in the middle of a long transaction: its thread is not here to end it."""
+        if self._lock.locked():
+            self._lock = threading.Lock()
 
     def close(self) -> None:
         """Disconnect for good."""
@@ -120,18 +131,40 @@ class Transaction:
                 connection.execute("ROLLBACK")
             raise
 
-    def _current(self) -> sqlite3.Connection:
-        connection = self._connection
-        return self._connect() if connection is None or self._pid != os.getpid() else connection
+    def _start(self, connection: sqlite3.Connection) -> None:
+        """Begin, as soon as no other process is inside a transaction.
 
-    def _connect(self) -> sqlite3.Connection:
+        SQLite's own busy handler sleeps up to a tenth of a second at a time, and whoever sleeps long finds the file
+        locked again: with four busy processes one of them waited for up to two seconds. Short naps share fairly.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        tries = 0
+        while True:
+            try:
+                connection.execute(self._begin)
+            except sqlite3.OperationalError as error:
+                if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            tries += 1
+            # Somebody who is stopped in the middle of a transaction is not worth a busy processor.
+            time.sleep(random.uniform(*(_NAP_S if tries < _SHORT_NAPS else _LONG_NAP_S)))  # noqa: S311 - guards nothing
+
+    def _connected(self) -> sqlite3.Connection:
         if self._closed:
             raise _closed(self._path)
+        if _identity(self._path) != self._identity:
+            raise moved(self._path)
+        if self._connection is not None and self._pid == os.getpid():
+            return self._connection
         if self._connection is not None:
             # Forked behind Python's back: closing an inherited connection would drop the parent's state.
             _inherited.append(self._connection)
         self._connection = connect(self._path)
         self._pid = os.getpid()
+        if self._begin == _WRITE:
+            self._connection.execute("PRAGMA busy_timeout = 0")  # `_start` waits instead
         return self._connection
 
     def _disconnect(self) -> None:
@@ -165,11 +198,15 @@ class Database:
             _prepare(self.path)
         except sqlite3.Error as error:
             raise unavailable(self.path, error) from error
-        self.writing = Transaction(self.path, "BEGIN IMMEDIATE")
-        self.reading = Transaction(self.path, "BEGIN")
+        self._identity = _identity(self.path)
+        self._snapshots = fork_safe_lock(outer=True)  # so that none is open when a fork comes
+        self.writing = Transaction(self.path, _WRITE, self._identity)
+        self.reading = Transaction(self.path, _READ, self._identity)
+        for transaction in (self.writing, self.reading):
+            guard(transaction)
+            tell_child(transaction.forked)
         self.close = weakref.finalize(self, _close, self.writing, self.reading)
         self._unknown = count(-1, -1)
-        _databases.add(self)
 
     def changed(self) -> int:
         """Return a number that is another one after any commit, for 5 us or so; if it cannot be known, always."""
@@ -181,8 +218,10 @@ class Database:
         """Read the file as it is now for as long as it takes, without holding up this process's other readers."""
         if not self.close.alive:
             raise _closed(self.path)
+        if _identity(self.path) != self._identity:
+            raise moved(self.path)
         try:
-            with closing(connect(self.path)) as connection:
+            with self._snapshots, closing(connect(self.path)) as connection:
                 connection.execute("BEGIN")
                 yield connection
         except sqlite3.Error as error:
@@ -202,15 +241,6 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def unavailable(path: Path, error: sqlite3.Error) -> LedgerUnavailable:
-    """Return an error of SQLite as one line that names the file and the fix."""
-    name = getattr(error, "sqlite_errorname", "")
-    for start, fix in _FIXES.items():
-        if name.startswith(start):
-            return LedgerUnavailable(f"the ledger file {path} cannot be used: {fix}")
-    return LedgerUnavailable(f"the ledger file {path} cannot be used: {error}")
 
 
 def _closed(path: Path) -> LedgerUnavailable:
@@ -287,24 +317,15 @@ def _close(*transactions: Transaction) -> None:
 
 
 # A connection must not cross a fork: the child would believe in file locks that only its parent holds. So all are
-# closed before, with nobody inside a transaction, and both sides open new ones when they need them.
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_fork_lock = threading.Lock()
-_paused: list[Transaction] = []
+# closed before, with nobody inside a transaction, and both sides open new ones when they need them. What crosses a fork
+# behind Python's back all the same is kept here: closing it would drop the parent's locks.
 _inherited: list[sqlite3.Connection] = []
 
 
-def _before_fork() -> None:
-    _fork_lock.acquire()
-    for database in list(_databases):
-        _paused.extend(t for t in (database.writing, database.reading) if t.pause())
-
-
-def _after_fork() -> None:
-    while _paused:
-        _paused.pop().resume()
-    _fork_lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _identity(path: Path) -> tuple[int, int]:
+    """Return which file that is now, whatever its name; (0, 0) if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - every call asks; it is half as long as Path.stat
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino

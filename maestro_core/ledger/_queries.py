@@ -8,8 +8,11 @@ from ._rows import HOLD_COLUMNS, RECORD_COLUMNS, hold_of, record_of
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Collection
 
     from maestro_core.types import Kind, OpenHold, Record
+
+    from ._owners import Owners
 
 __all__ = [
     "find_closing",
@@ -21,6 +24,7 @@ __all__ = [
     "open_holds",
     "read_page",
     "span",
+    "stale_keys",
 ]
 
 _HOLDS = f"SELECT {HOLD_COLUMNS} FROM holds JOIN attributions USING (attribution_id)"  # noqa: S608 - constants
@@ -43,6 +47,24 @@ def open_holds(connection: sqlite3.Connection) -> list[OpenHold]:
 def holds_of_run(connection: sqlite3.Connection, run: str) -> list[OpenHold]:
     """Return the open and the presumed holds of one run."""
     return [hold_of(row) for row in connection.execute(f"{_HOLDS} WHERE run = ?", (run,))]
+
+
+def stale_keys(
+    connection: sqlite3.Connection, owners: Owners, older_than_us: int, keys: Collection[str]
+) -> list[str]:
+    """Return the keys of the open holds whose owner is gone, that were made before that time, or that are named.
+
+    A process that was forked from the owner cannot name them: the call may be going on there.
+    """
+    rows = connection.execute(
+        "SELECT key, owner, reserved_at_us FROM holds WHERE state = 'held' ORDER BY reserved_at_us, key"
+    ).fetchall()
+    gone = {owner for owner in {owner for _, owner, _ in rows} if owners.gone(owner)}
+    return [
+        key
+        for key, owner, at_us in rows
+        if owner in gone or at_us < older_than_us or (key in keys and not owners.inherited(owner))
+    ]
 
 
 def find_closing(connection: sqlite3.Connection, key: str) -> Record | None:

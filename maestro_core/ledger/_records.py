@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "corrected",
     "granted",
+    "inherited",
     "numbers",
     "presumed",
     "refused",
@@ -206,6 +207,14 @@ def numbers(record: Record) -> tuple[int, int, int, int, int, int]:
         record.usage.get("output_tokens", 0),
         record.estimated_nanos,
         unpriced,
+    )
+
+
+def inherited(hold: OpenHold) -> ReservationClosed:
+    """Return the error for a hold of the process that the asking one was forked from: only one may end a call."""
+    pid = hold.owner.partition("-")[0]
+    return ReservationClosed(
+        f"reservation {hold.key} belongs to process {pid}, which this one was forked from; leave it to that one"
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
+from maestro_core.forks import fork_safe_lock, tell_child
 from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
 
 from . import _records, _tickets
@@ -53,10 +53,10 @@ class MemoryLedger:
     def __init__(self, clock: Clock | None = None) -> None:
         self.url = "memory:"
         self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._closed = False
         self._latest_us = 0
-        self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._owner = _new_owner()
         self._counted: dict[str, Counted] = {}
         self._buckets: dict[BucketKey, tuple[Place, Counter]] = {}
         self._open: dict[str, _Open] = {}
@@ -65,6 +65,7 @@ class MemoryLedger:
         self._refusals: dict[str, Record] = {}
         self._grants: dict[str, Record] = {}
         self._tickets: dict[str, _tickets.Standing] = {}
+        tell_child(self._forked)
 
     def now_us(self) -> int:
         """Return the latest time seen, in microseconds; it never goes back."""
@@ -120,6 +121,7 @@ class MemoryLedger:
             opened = self._open.get(key)
             if opened is None:
                 return _records.repeated_settle(key, self._closing.get(key), settlement)
+            self._check_owner(opened.hold)
             record = _records.settled(opened.hold, settlement, seq=len(self._journal) + 1, now_us=now_us)
             self._close_hold(opened, record, settlement.cost_nanos)
             return record
@@ -157,6 +159,7 @@ class MemoryLedger:
             opened = self._open.get(key)
             if opened is None:
                 return _records.repeated_release(key, self._closing.get(key))
+            self._check_owner(opened.hold)
             record = _records.released(opened.hold, reason, seq=len(self._journal) + 1, now_us=now_us)
             self._close_hold(opened, record, 0)
             return record
@@ -184,14 +187,18 @@ class MemoryLedger:
             return record
 
     def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
-        """Count as spent every open hold that was made before that time, or has one of the keys."""
+        """Count as spent every open hold whose owner is gone, was made before that time, or has one of the keys."""
         with self._lock:
             now_us = self._now_us()
             return [
                 self._presume(opened, now_us)
                 for opened in self._open.values()
                 if opened.hold.state == "held"
-                and (opened.hold.at_us < older_than_us or opened.hold.key in keys)
+                and (
+                    opened.hold.owner != self._owner  # settled where this process was forked from, if at all
+                    or opened.hold.at_us < older_than_us
+                    or opened.hold.key in keys
+                )
             ]
 
     def changed(self) -> int:
@@ -267,6 +274,14 @@ class MemoryLedger:
         """Release the store. Further verbs raise `LedgerUnavailable`."""
         self._closed = True
 
+    def _forked(self) -> None:
+        # A ledger in memory is one for each process from now on. What was held belongs to the other one.
+        self._owner = _new_owner()
+
+    def _check_owner(self, hold: OpenHold) -> None:
+        if hold.state == "held" and hold.owner != self._owner:
+            raise _records.inherited(hold)
+
     def _check_open(self) -> None:
         if self._closed:
             raise LedgerUnavailable("the ledger memory: is closed; open a new one")
@@ -328,3 +343,7 @@ def _open_hold(hold: Hold, at_us: int, owner: str) -> OpenHold:
 
 def _held(hold: OpenHold) -> Held:
     return Held(hold.key, hold.amount_nanos, hold.at_us)
+
+
+def _new_owner() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"

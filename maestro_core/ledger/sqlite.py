@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock
-from maestro_core.errors import ReservationClosed
+from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
 
 from . import _records, _reports, _tickets
@@ -19,7 +18,18 @@ from ._audit import Findings, compare, compare_newest, repair
 from ._counters import Counters
 from ._database import Database
 from ._filling import fill
-from ._queries import find_closing, find_hold, find_note, find_rows, is_closed, open_holds, read_page, span
+from ._owners import Owners
+from ._queries import (
+    find_closing,
+    find_hold,
+    find_note,
+    find_rows,
+    is_closed,
+    open_holds,
+    read_page,
+    span,
+    stale_keys,
+)
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
 from ._rules import admit, fitted
 from ._totals import Totals
@@ -61,7 +71,8 @@ class SQLiteLedger:
         self._attributions = AttributionIds()
         self._seen_us = 0
         self._counters = Counters()
-        self._owners: dict[int, str] = {}
+        self._owners = Owners(self._database.path)
+        self._close = weakref.finalize(self, _close, self._database, self._owners)
         if repair:
             self._repair_newest()
 
@@ -114,13 +125,15 @@ class SQLiteLedger:
         """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
 
         Raises:
-            ReservationClosed: If the key is unknown, was released, or was settled at another cost.
+            ReservationClosed: If the key is unknown, was released, was settled at another cost, or is held by a process
+                that this one was forked from.
         """
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
             opened = find_hold(connection, key)
             if opened is None:
                 return _records.repeated_settle(key, find_closing(connection, key), settlement)
+            self._check_owner(opened)
             record = _records.settled(opened, settlement, seq=seq, now_us=now_us)
             self._close_hold(connection, opened, record, settlement.cost_nanos)
             return record
@@ -154,6 +167,7 @@ class SQLiteLedger:
             opened = find_hold(connection, key)
             if opened is None:
                 return _records.repeated_release(key, find_closing(connection, key))
+            self._check_owner(opened)
             record = _records.released(opened, reason, seq=seq, now_us=now_us)
             self._close_hold(connection, opened, record, 0)
             return record
@@ -181,29 +195,14 @@ class SQLiteLedger:
             return record
 
     def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
-        """Count as spent every open hold that was made before that time, or has one of the keys."""
-
-        def stale_holds(connection: sqlite3.Connection) -> list[OpenHold]:
-            return [
-                hold
-                for hold in open_holds(connection)
-                if hold.state == "held" and (hold.at_us < older_than_us or hold.key in keys)
-            ]
-
+        """Count as spent every open hold whose owner is gone, was made before that time, or has one of the keys."""
         with self._database.reading as connection:
-            if not stale_holds(connection):
-                return []  # without taking the lock that every writer waits for
-        with self._database.writing as connection:
-            now_us, seq = self._begin(connection)
-            stale = stale_holds(connection)
-            records = [_records.presumed(hold, seq=seq + i, now_us=now_us) for i, hold in enumerate(stale)]
-            for hold, record in zip(stale, records, strict=True):
-                amount = hold.amount_nanos
-                places = self._counters.places_of(hold)
-                self._counters.add(connection, places, (0, -amount, amount))
-                connection.execute("UPDATE holds SET state = 'presumed' WHERE key = ?", (hold.key,))
-                insert_record(connection, record, self._attributions.find(connection, hold.attribution))
-            return records
+            stale = stale_keys(connection, self._owners, older_than_us, keys)
+        records: list[Record] = []
+        while stale:  # nobody is alive for a hold again, so it need not be asked twice
+            records += self._presume(stale[:_PAGE])
+            del stale[:_PAGE]
+        return records
 
     def changed(self) -> int:
         """Return a number that is another one after any write to the file, by whatever process."""
@@ -290,8 +289,8 @@ class SQLiteLedger:
         return time.monotonic_ns() // 1_000
 
     def close(self) -> None:
-        """Release the file. Further verbs raise `LedgerUnavailable`."""
-        self._database.close()
+        """Release the file. Further verbs raise `LedgerUnavailable`. What is held stays so while the process lives."""
+        self._close()
 
     def _begin(self, connection: sqlite3.Connection) -> _Moment:
         clock_us, version, last = connection.execute(
@@ -326,15 +325,30 @@ class SQLiteLedger:
         (stored_us,) = connection.execute("SELECT clock_us FROM store").fetchone()
         return self._latest_us(stored_us)
 
-    def _owner(self) -> str:
-        # One for each process, a fork included, so that a hold tells who made it.
-        pid = os.getpid()
-        return self._owners.get(pid) or self._owners.setdefault(pid, f"{pid}-{secrets.token_hex(4)}")
+    def _presume(self, keys: Sequence[str]) -> list[Record]:
+        records: list[Record] = []
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            for key in keys:
+                hold = find_hold(connection, key)
+                if hold is None or hold.state != "held":
+                    continue
+                record = _records.presumed(hold, seq=seq + len(records), now_us=now_us)
+                amount, places = hold.amount_nanos, self._counters.places_of(hold)
+                self._counters.add(connection, places, (0, -amount, amount))
+                connection.execute("UPDATE holds SET state = 'presumed' WHERE key = ?", (key,))
+                insert_record(connection, record, self._attributions.find(connection, hold.attribution))
+                records.append(record)
+        return records
+
+    def _check_owner(self, hold: OpenHold) -> None:
+        if hold.state == "held" and self._owners.inherited(hold.owner):
+            raise _records.inherited(hold)
 
     def _hold(self, connection: sqlite3.Connection, hold: Hold, now_us: int) -> None:
         connection.execute("UPDATE store SET clock_us = ?", (now_us,))
         attribution_id = self._attributions.find(connection, hold.attribution)
-        insert_hold(connection, hold, now_us, attribution_id, self._owner())
+        insert_hold(connection, hold, now_us, attribution_id, self._owners.name())
 
     def _close_hold(
         self, connection: sqlite3.Connection, opened: OpenHold, record: Record, cost_nanos: int
@@ -344,3 +358,21 @@ class SQLiteLedger:
         self._counters.add(connection, self._counters.places_of(opened), change)
         connection.execute("DELETE FROM holds WHERE key = ?", (opened.key,))
         insert_record(connection, record, self._attributions.find(connection, opened.attribution))
+
+
+def _close(database: Database, owners: Owners) -> None:
+    keep = _holds_money(database, owners)
+    database.close()
+    owners.close(keep=keep)
+
+
+def _holds_money(database: Database, owners: Owners) -> bool:
+    names = owners.claimed()
+    if not names:
+        return False
+    try:
+        with database.reading as connection:
+            held = connection.execute("SELECT DISTINCT owner FROM holds WHERE state = 'held'").fetchall()
+    except LedgerUnavailable:
+        return True
+    return any(owner in names for (owner,) in held)

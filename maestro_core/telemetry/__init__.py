@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+
+from maestro_core.forks import fork_safe_lock
 
 from . import export
 from .guard import harmless
@@ -35,7 +36,7 @@ class Telemetry:
     def __init__(self, settings: Settings) -> None:
         self._mode = settings.spans
         self._costs = settings.cost_attributes
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock(outer=True)
         self._delivery = export.Delivery()
         self._own_tracers: TracerProvider | None = None
         self._own_meters: MeterProvider | None = None

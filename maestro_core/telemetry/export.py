@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
+from maestro_core.forks import fork_safe_lock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -45,7 +47,7 @@ class Delivery:
     """How many spans were handed over, and how many of them arrived."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self.ended = 0
         self.arrived = 0
 

@@ -8,7 +8,6 @@ become an attribute.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import Observation
 
+from maestro_core.forks import fork_safe_lock
 from maestro_core.money import NANOS_PER_USD
 from maestro_core.types import UNATTRIBUTED
 
@@ -49,7 +49,7 @@ class _Totals:
 
     def __init__(self, kept: int) -> None:
         self._kept = kept  # this many labels, from the front, are kept when there are too many series
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._amounts: dict[Labels, int] = defaultdict(int)
 
     def add(self, labels: Labels, amount: int) -> None:
@@ -148,7 +148,7 @@ def _observe(meter: Meter, name: str, unit: str, about: str, totals: _Totals, di
 
 
 _instruments: weakref.WeakKeyDictionary[MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+_making = fork_safe_lock(outer=True)
 
 
 def instruments(provider: MeterProvider) -> _Instruments:

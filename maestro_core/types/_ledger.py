@@ -345,7 +345,7 @@ class Ledger(Protocol):
         ...
 
     def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
-        """Count as spent every open hold that was made before that time, or has one of the keys."""
+        """Count as spent every open hold whose owner is gone, was made before that time, or has one of the keys."""
         ...
 
     def meters(self) -> list[Meter]:

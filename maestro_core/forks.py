@@ -1,0 +1,88 @@
+"""What `os.fork` finds and leaves: nobody inside a lock, and a child that knows that it is one.
+
+A fork copies locks as they are, and no thread but one: a lock that another thread holds stays locked for ever in the
+child. So every lock that is guarded here is taken before a fork and given back on both sides after it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Guarded", "fork_safe_lock", "guard", "tell_child"]
+
+# A fork does not wait longer than this for one lock. Only a long report holds one for more than a moment.
+_PATIENCE_S = 10.0
+
+
+class Guarded(Protocol):
+    """What can be taken before a fork: a lock, or something that has to rest while it happens."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - as a lock has it
+        """Take it; return whether that was in time."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
+_outer: weakref.WeakSet[Guarded] = weakref.WeakSet()
+_middle: weakref.WeakSet[Guarded] = weakref.WeakSet()
+_inner: weakref.WeakSet[Guarded] = weakref.WeakSet()
+_children: list[weakref.WeakMethod[Callable[[], None]]] = []
+_taken: list[Guarded] = []
+_forking = threading.Lock()
+
+
+def fork_safe_lock(*, outer: bool = False) -> threading.Lock:
+    """Return a new lock that no fork leaves locked in the child.
+
+    Args:
+        outer: Whether other guarded locks are taken inside it.
+    """
+    lock = threading.Lock()
+    (_outer if outer else _inner).add(lock)
+    return lock
+
+
+def guard(something: Guarded) -> None:
+    """Take this before every fork and give it back after it, on both sides, for as long as it lives.
+
+    Inner locks may be taken inside it.
+    """
+    _middle.add(something)
+
+
+def tell_child(method: Callable[[], None]) -> None:
+    """Call a bound method in every forked child, once its locks are free, for as long as its object lives."""
+    _children.append(weakref.WeakMethod(method, _children.remove))
+
+
+def _before() -> None:
+    _forking.acquire()
+    # Outer ones first, as threads take them; else the fork and a thread would wait for each other.
+    _taken.extend(each for each in (*_outer, *_middle, *_inner) if each.acquire(timeout=_PATIENCE_S))
+
+
+def _after() -> None:
+    while _taken:
+        _taken.pop().release()
+    if _forking.locked():  # else some server forked behind Python's back and told it only afterwards
+        _forking.release()
+
+
+def _after_in_child() -> None:
+    _after()
+    for each in tuple(_children):
+        if tell := each():
+            tell()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after_in_child)
