@@ -21,6 +21,7 @@ from maestro_core.types import Attribution, new_key
 
 from ._convert import dimensions
 from ._models import limit_settings, request_call, without_sdk_retries
+from ._watch import Watch
 from .callbacks import MaestroCallbackHandler, as_langchain
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ register_configure_hook(_handler, inheritable=False)
 
 class _State(AgentState[Any]):
     maestro_run: NotRequired[Annotated[str, PrivateStateAttr]]
+    maestro_turn: NotRequired[Annotated[str, PrivateStateAttr]]
 
 
 @dataclass(slots=True)
@@ -66,6 +68,11 @@ class _Passage:
         """Return the call arguments that set the output limit which is held for, if it was fitted."""
         tokens = reservation.fitted_output_tokens
         return (limit_settings(self.model, tokens) or {}) if tokens is not None else {}
+
+    @property
+    def turn(self) -> str:
+        """The agent's run; empty where it began elsewhere."""
+        return str(self.request.state.get("maestro_turn") or "")
 
     def fitted(self, reservation: Reservation) -> ModelRequest[Any]:
         """Return the request as it is sent: without the client's own retries, with the output limit that is held for."""
@@ -96,6 +103,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
             raise ValueError(f"exit_behavior={exit_behavior!r} is not one of {', '.join(known)}")
         self._handler = MaestroCallbackHandler(maestro)
         self._exit = exit_behavior
+        self._watch = Watch()
         self._wrapped_up: dict[str, None] = {}  # runs that had their last call; a dict keeps their order
 
     @property
@@ -107,12 +115,21 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def before_agent(self, state: _State, runtime: Any) -> dict[str, Any]:  # noqa: ARG002 - the signature is LangChain's
         """Name the run: a new turn is a new run, unless it is part of another's; a resume keeps its name."""
-        where = self.maestro.runs.attribution(_parent(_config()))
-        return {"maestro_run": where.dimensions.get("run") or new_key()}
+        where, turn = self.maestro.runs.attribution(_parent(_config())), new_key()
+        self._watch.begin(turn, state["messages"])
+        return {"maestro_run": where.dimensions.get("run") or turn, "maestro_turn": turn}
 
     async def abefore_agent(self, state: _State, runtime: Any) -> dict[str, Any]:
         """As `before_agent`."""
         return self.before_agent(state, runtime)
+
+    def after_agent(self, state: _State, runtime: Any) -> None:  # noqa: ARG002
+        """Warn, once, if another middleware has defeated this one."""
+        self._watch.end(str(state.get("maestro_turn")), state["messages"])
+
+    async def aafter_agent(self, state: _State, runtime: Any) -> None:
+        """As `after_agent`."""
+        self.after_agent(state, runtime)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -192,6 +209,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                     raise
                 time.sleep(pause_s(failure, attempt=attempt))
             else:
+                self._watch.passed(passage.turn, response.result)
                 return self._checked(response, reservation)
         raise AssertionError  # the last attempt returns or raises
 
@@ -212,6 +230,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                     raise
                 await asyncio.sleep(pause_s(failure, attempt=attempt))
             else:
+                self._watch.passed(passage.turn, response.result)
                 return self._checked(response, reservation)
         raise AssertionError
 
@@ -312,6 +331,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def _leave(self, passage: _Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
         if self._exit == "error" or passage.inner or self._exit == "interrupt":
+            self._watch.refused(passage.turn, error)
             raise as_langchain(error)
         return _farewell(error)
 
