@@ -232,7 +232,7 @@ def test_own_kinds_go_first():
 
 
 # -- other makers' errors, in the shapes that their libraries give them ------------------------------------------------
-# (tests/matrix/failures.py asks the libraries themselves, in the environment that has them.)
+# (test_failures_of_clients.py asks the libraries themselves, where they are installed.)
 
 
 def answered(status, body=None, *, headers=None, text=""):
