@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench peers matrix clean
+.PHONY: help demo test lint bench drill peers matrix clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -20,6 +20,9 @@ lint: .venv/lint ## format, lint, types
 
 bench: .venv/test ## measure: prices, ledger, handler; ratios are taken side by side in one run
 	@for each in tests/benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+
+drill: .venv/test ## kill, stop and starve workers while they make calls, for minutes, and compare with the true bill
+	@for each in tests/drills/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
 peers: .venv/test ## compare prices with genai-prices and litellm, each in its own environment; needs the network
 	@$(BIN)/python tests/peers/prices.py

@@ -18,14 +18,15 @@ import threading
 import time
 import traceback
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from maestro_core import CapExceeded, Maestro, attribution
+from maestro_core import CapExceeded, Maestro, Usage, attribution
 from maestro_core.errors import LedgerUnavailable, MaestroError
 from maestro_core.types import Call
 
@@ -284,16 +285,17 @@ class _Caller:
         from maestro_langchain import MaestroCallbackHandler
 
         handler = MaestroCallbackHandler(self._maestro)
-        self._model().invoke(name, config={"callbacks": [handler]})
+        self._model.invoke(name, config={"callbacks": [handler]})
 
     def _agent(self, client: httpx.Client, name: str) -> None:
         from langchain.agents import create_agent
 
         from maestro_langchain import MaestroMiddleware
 
-        agent = create_agent(self._model(), [], middleware=[MaestroMiddleware(self._maestro)])
+        agent = create_agent(self._model, [], middleware=[MaestroMiddleware(self._maestro)])
         agent.invoke({"messages": [("user", name)]})
 
+    @cached_property
     def _model(self) -> Any:
         from langchain_openai import ChatOpenAI
 
@@ -332,12 +334,28 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "caps": [Cap(**cap) for cap in settings.get("caps", ())]}
 
 
+@cache
+def _warm_up(door: str = "") -> None:
+    """Load what every worker would have to load, once."""
+    with closing(Maestro(ledger="memory:")) as maestro:
+        maestro.settle(maestro.reserve(_call("warm-up")), Usage(input_tokens=1, output_tokens=1))
+    if door in {"handler", "agent"}:
+        import langchain.agents
+        import langchain_openai  # noqa: F401
+
+        import maestro_langchain
+
+        _ = langchain.agents.create_agent, maestro_langchain.MaestroMiddleware  # loaded when first asked for
+
+
 def _main() -> None:
     options = json.loads(sys.argv[1])
+    _warm_up()
     maestro = Maestro(**_settings(options)) if options["prefork"] else None
     for line in sys.stdin:
         question = json.loads(line)
         if "start" in question:
+            _warm_up(question["start"]["door"])
             pid = os.fork()
             if pid == 0:
                 os.dup2(2, 1)  # the nursery's answers are its own
