@@ -244,6 +244,11 @@ class Admission:
         self.grants.give(run, key, add_nanos=add_nanos, by=by, reason=reason)
         self.latches.lift(run)
 
+    def halt(self, run: str, error: CapExceeded) -> None:
+        """Refuse a run's further calls, until `resume`."""
+        self.grants.reload(run)  # so that only what is granted from now on lifts the latch
+        self.latches.halt(run, error)
+
     def closed(self, key: str) -> None:
         """A reservation is released or presumed: whoever waits for its money looks again."""
         self.line.closed(key)

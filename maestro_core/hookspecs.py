@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .errors import MaestroError
-    from .types import Call, Cap, Cost, Ledger, Record
+    from .types import Alert, Call, Cap, Cost, Ledger, Record
     from .usage import Usage
 
 __all__ = ["hookimpl", "hookspec"]
@@ -56,3 +56,8 @@ def maestro_settled(record: Record) -> None:
 @hookspec
 def maestro_refused(call: Call, error: MaestroError) -> None:
     """Observe a refusal, after it was journalled."""
+
+
+@hookspec
+def maestro_alert(alert: Alert) -> None:
+    """Observe an alert, when it is told: once for each incident, on a thread of its own."""

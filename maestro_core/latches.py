@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .forks import fork_safe_lock
-from .waiting import bucket_name
+from .waiting import BucketName, bucket_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .errors import CapExceeded
     from .types import Call, Meter, Refused
-    from .waiting import BucketName
 
 __all__ = ["Latches"]
 
 # More runs than a process has at once; the oldest latch goes first.
 _MOST = 10_000
+
+# In the place of a bucket: the whole run is halted, whatever it charges.
+_HALTED: BucketName = ("(halted)", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,11 @@ class Latches:
             return
         window = refused.bucket.window
         latch = _Latch(refused.limit_nanos, window.end_us if window else None, error)
-        with self._lock:
-            self._latches[run, bucket_name(refused)] = latch
-            while len(self._latches) > _MOST:
-                del self._latches[next(iter(self._latches))]
+        self._set(run, bucket_name(refused), latch)
+
+    def halt(self, run: str, error: CapExceeded) -> None:
+        """Remember that a run is to make no further calls, until `lift`."""
+        self._set(run, _HALTED, _Latch(0, None, error))
 
     def find(
         self,
@@ -62,7 +65,9 @@ class Latches:
         if run is None or not self._latches:
             return None
         with self._lock:
-            found = [(name, self._latches[run, name]) for name in names if (run, name) in self._latches]
+            found = [
+                (name, self._latches[run, name]) for name in (_HALTED, *names) if (run, name) in self._latches
+            ]
         current = {meter.id: limit for meter, limit in limits}
         for name, latch in found:
             raised = current.get(name[0], latch.limit_nanos) > latch.limit_nanos
@@ -78,3 +83,9 @@ class Latches:
         with self._lock:
             for key in [key for key in self._latches if key[0] == run]:
                 del self._latches[key]
+
+    def _set(self, run: str, name: BucketName, latch: _Latch) -> None:
+        with self._lock:
+            self._latches[run, name] = latch
+            while len(self._latches) > _MOST:
+                del self._latches[next(iter(self._latches))]

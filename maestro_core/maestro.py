@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import plugins, queries
 from .admission import Admission
+from .alerts import Alerts
+from .circles import Circles
 from .doors import Doors
 from .forks import fork_safe_lock
+from .incidents import Incidents
 from .ledger import open_ledger
 from .money import Dollars, parse_usd
 from .open_call import OpenCall
@@ -53,6 +56,8 @@ class Maestro:
         self.ledger: Ledger = self.plugins.hook.maestro_ledger(url=self.settings.ledger) or open_ledger(
             self.settings.ledger
         )
+        self.alerts = Alerts(self.settings.alerts, self.ledger, self.plugins)
+        self.circles = Circles(self)
         self.runs = Runs(self)
         self.doors = Doors(self)
         self._spool = Spool(self.ledger, self.settings.allow_nanos)
@@ -64,9 +69,13 @@ class Maestro:
             refused=self.telemetry.metrics.refused,
             presume_lost=self._presume_lost,
         )
+        self.incidents = Incidents(self.settings, self.ledger, self.alerts, self.admission)
+        self.plugins.register(self.incidents, name="maestro incidents")
         self._presume_lost()
         self.telemetry.metrics.watch(_status_of(self))
-        self._finalizer = weakref.finalize(self, _close, self._spool, self.telemetry, self.ledger)
+        self._finalizer = weakref.finalize(
+            self, _close, self._spool, self.alerts, self.telemetry, self.ledger
+        )
 
     @classmethod
     def default(cls) -> Maestro:
@@ -256,8 +265,9 @@ def _status_of(maestro: Maestro) -> Callable[[], Sequence[CapStatus]]:
     return status
 
 
-def _close(spool: Spool, telemetry: Telemetry, ledger: Ledger) -> None:
+def _close(spool: Spool, alerts: Alerts, telemetry: Telemetry, ledger: Ledger) -> None:
     # The money first: spans may be lost, records may not.
     spool.close()
+    alerts.close()
     ledger.close()
     telemetry.close()

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from .clock import from_micros
 from .errors import CapExceeded
 from .money import format_usd, to_usd
+from .types import Cap
 
 if TYPE_CHECKING:
     from .errors import Reason
-    from .types import Bucket, Call, Cap, Cost, Refused
+    from .types import Attribution, Bucket, Call, Cost, Refused
 
-__all__ = ["above_ceiling", "cut", "from_ledger", "latched", "too_small"]
+__all__ = ["above_ceiling", "cut", "from_ledger", "halted", "latched", "too_small"]
 
 
 def from_ledger(refused: Refused, cap: Cap, call: Call, *, limit_nanos: int) -> CapExceeded:
@@ -40,6 +41,24 @@ def latched(first: CapExceeded, call: Call) -> CapExceeded:
     """Return the refusal of a later call of a run that was told before that this bucket's money is spent."""
     numbers = {**first.__dict__, "reason": "latched", "attribution": call.attribution}
     return CapExceeded(str(first).replace("(spent)", "(latched)", 1), **numbers)
+
+
+def halted(why: str, run: str, where: Attribution, *, spent_nanos: int) -> CapExceeded:
+    """Return the error for the further calls of a run that goes round in circles: as if a cap had been all it spent."""
+    spent = to_usd(spent_nanos)
+    return CapExceeded(
+        f'halted (loop): {why}; {format_usd(spent_nanos)} spent; maestro.resume("{run}") lets it go on',
+        reason="latched",
+        cap=Cap(spent, per="run"),
+        bucket=f"run={run}",
+        spent=spent,
+        held=to_usd(0),
+        presumed=to_usd(0),
+        needed=to_usd(0),
+        headroom=to_usd(0),
+        resets_at=None,
+        attribution=where,
+    )
 
 
 def cut(cap: Cap, bucket: Bucket, call: Call, tokens: int, partial: str) -> CapExceeded:

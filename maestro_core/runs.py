@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from .circles import Use
+    from .loops import Scope
     from .maestro import Maestro
     from .telemetry import Drawing, Operation
     from .types import Record, Reservation, Step
@@ -41,6 +43,8 @@ _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execu
 
 # Whom calls are for where no run tree reaches: set by middleware around its model and tool calls.
 _around: ContextVar[Attribution | None] = ContextVar("maestro_around", default=None)
+# Which run of an agent it is, likewise.
+_instance: ContextVar[Hashable] = ContextVar("maestro_instance", default=None)
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ class _Run:
     cost_nanos: int = 0  # of all calls inside
     paid: Reservation | None = None  # for the use of a tool that has a price
     calls: set[Hashable] = field(default_factory=set)  # open calls, kept at the root only
+    instance: Hashable = None  # the innermost tool's run, or the outermost run
+    use: Use | None = None  # of a tool, for whoever looks for loops
 
 
 @dataclass(slots=True)
@@ -64,6 +70,7 @@ class _OpenCall:
     root: _Run | None
     operation: Operation
     began_ns: int
+    scope: Scope
     first_chunk_ns: int = 0
 
 
@@ -96,11 +103,19 @@ class Runs:
         kind: RunKind = "chain",
         name: str = "",
         dimensions: Mapping[str, str] | None = None,
+        arguments: object = None,
         found: Callable[[], Span | None] | None = None,
     ) -> None:
         """A run has begun below its parent; agents and tools become part of the path of every call inside.
 
-        `found` finds the span that another instrumentation draws for this run, if there is one.
+        Args:
+            run_id: The framework's.
+            parent_id: The run around it.
+            kind: What it is.
+            name: The agent's or tool's.
+            dimensions: Those that the framework's metadata gives.
+            arguments: What a tool is asked; only a hash of it is kept, to find loops.
+            found: Finds the span that another instrumentation draws for this run, if there is one.
 
         Raises:
             CapExceeded: If it is a tool with a price, and a cap does not admit one more use.
@@ -108,6 +123,7 @@ class Runs:
         if run_id in self._runs:
             return
         parent = self._find(parent_id)
+        owner = self._scope(parent)
         around = _around.get()
         path = parent.path if parent else around.path if around else ()
         run = _Run(parent.root_id if parent else run_id, path, parent.span if parent else None, parent)
@@ -124,12 +140,28 @@ class Runs:
                 _OPERATIONS[kind], name, where, parent=run.span, found=found
             )
             run.span = (run.drawing and run.drawing.span) or run.span
+            if kind == "tool":
+                run.use = self._maestro.circles.begin(owner, name, where, arguments)
+        run.instance = run_id if kind == "tool" or not parent else parent.instance
         self._runs[run_id] = run
 
-    def leave(self, run_id: Hashable, error: BaseException | None = None) -> None:
+    def leave(
+        self,
+        run_id: Hashable,
+        error: BaseException | None = None,
+        *,
+        result: object = None,
+        failed: bool = False,
+    ) -> None:
         """A run has ended. With the outermost one, calls inside whose end was not reported are presumed spent.
 
         One that goes on in a thread of its own corrects that when it ends.
+
+        Args:
+            run_id: The framework's.
+            error: What ended it.
+            result: What a tool answered; only a hash of it is kept, to find loops.
+            failed: Whether a tool's answer reports an error.
         """
         run = self._runs.pop(run_id, None)
         if run is None:
@@ -146,6 +178,10 @@ class Runs:
             self._safely(lambda: self._maestro.settle(paid, None))
         if run.drawing is not None:
             run.drawing.end(error=error, run_cost_nanos=run.cost_nanos)
+        if run.use is not None:
+            self._maestro.circles.end(run.use, result, failed=failed, error=error)
+        if run.root_id == run_id:
+            self._maestro.circles.forget(run_id)
         keys = [
             self._calls[call_id].reservation.key for call_id in tuple(run.calls) if call_id in self._calls
         ]
@@ -177,12 +213,16 @@ class Runs:
             self._names[found.root_id] = name
 
     @contextmanager
-    def around(self, attribution: Attribution) -> Iterator[None]:
-        """Calls inside the block are for this, where the framework's run tree says nothing else."""
-        token = _around.set(attribution)
+    def around(self, attribution: Attribution, instance: Hashable = None) -> Iterator[None]:
+        """Calls inside the block are for this, where the framework's run tree says nothing else.
+
+        `instance` tells one run of an agent from the next.
+        """
+        token, one = _around.set(attribution), _instance.set(instance)
         try:
             yield
         finally:
+            _instance.reset(one)
             _around.reset(token)
 
     def reserve(
@@ -215,6 +255,8 @@ class Runs:
         if offered is not None:
             where = offered.call.attribution
         call = replace(call, attribution=where)
+        scope = self._scope(parent)
+        self._maestro.circles.ask(scope, call)
         operation: Operation = "embeddings" if call.operation == "embeddings" else "chat"
         drawing = self._maestro.telemetry.start(
             operation, call.model, where, parent=parent.span if parent else None, call=call, found=found
@@ -228,7 +270,7 @@ class Runs:
         if root:
             root.calls.add(run_id)
         self._calls[run_id] = _OpenCall(
-            reservation, call, drawing, parent, root, operation, time.perf_counter_ns()
+            reservation, call, drawing, parent, root, operation, time.perf_counter_ns(), scope
         )
 
     def call(self, run_id: Hashable) -> Call | None:
@@ -263,6 +305,8 @@ class Runs:
             held, seen = call.reservation.call, call.seen
             same = held.history is seen.history and held.tools is seen.tools
             self._maestro.admission.learn((held,) if same else (held, seen), usage, reply)
+        if reply is not None:
+            self._maestro.circles.say(call.scope, call.seen, reply)
         taken_ns = time.perf_counter_ns() - call.began_ns
         facts = {**(detail or {}), "latency_ms": taken_ns // 1_000_000}
         if reason:
@@ -317,6 +361,15 @@ class Runs:
             first_chunk_s=first_chunk_s,
             span=drawing.span if drawing else None,
         )
+
+    def _scope(self, parent: _Run | None) -> Scope:
+        """Return which agent, in which run of it, calls a model or a tool below `parent`."""
+        if parent is not None:
+            return parent.instance, parent.path
+        around = _around.get()
+        path = around.path if around else ()
+        # Middleware around a tool has put the tool into the path already.
+        return _instance.get(), path[:-1] if path and path[-1][0] == "tool" else path
 
     def _find(self, run_id: Hashable | None) -> _Run | None:
         return self._runs.get(run_id) or self._ended.get(run_id)

@@ -24,6 +24,7 @@ from pydantic_settings import SettingsError as UndecodableError
 from .errors import SettingsError
 from .money import parse_usd
 from .prices.entries import PriceEntry, explain
+from .routes import AlertSettings
 from .types import Budget, Cap
 
 __all__ = ["Settings"]
@@ -81,6 +82,10 @@ class Settings(BaseSettings):
         require: Dimensions that every call must have.
         require_mode: What happens to a call without them: `"refuse"` or `"warn"`.
         dimensions: Further LangChain metadata keys that are dimensions.
+        alerts: Where alerts go, and how much money makes one; see `maestro_core.routes.AlertSettings`.
+        on_loop: What happens to an agent that goes round in circles: `"alert"`, `"halt"` (its run is refused further
+            calls until `resume`), or `"off"`.
+        polling_tools: Tools that may be asked the same again and again, and are no loop.
         capture_content: Whether prompts and completions may enter spans.
         spans: `"auto"` draws spans unless another instrumentation traces the framework, whose model spans it then
             annotates; `"own"` always draws, `"annotate"` never does, `"off"` does neither.
@@ -114,6 +119,9 @@ class Settings(BaseSettings):
     require: _Names = ()
     require_mode: Literal["refuse", "warn"] = "refuse"
     dimensions: _Names = ()
+    alerts: AlertSettings = AlertSettings()
+    on_loop: Literal["alert", "halt", "off"] = "alert"
+    polling_tools: _Names = ()
     capture_content: bool = False
     spans: Literal["auto", "own", "annotate", "off"] = "auto"
     cost_attributes: _Names = ()
@@ -146,7 +154,7 @@ class Settings(BaseSettings):
             else parse_usd(self.on_ledger_error["allow_usd"], name="allow_usd")
         )
 
-    @field_validator("require", "dimensions", "cost_attributes", mode="before")
+    @field_validator("require", "dimensions", "polling_tools", "cost_attributes", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -230,6 +238,8 @@ def _refuse_unknown_environment(cls: type[Settings]) -> None:
     known = set(cls.model_fields) | _NOT_SETTINGS
     for variable in os.environ:
         name = variable.removeprefix("MAESTRO_").lower()
+        if name.startswith("alerts__") and name.removeprefix("alerts__") in AlertSettings.model_fields:
+            continue
         if variable.startswith("MAESTRO_") and name not in known:
             raise SettingsError(f"unknown setting {variable} in the environment{_closest(name, known)}")
 

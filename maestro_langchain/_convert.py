@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.messages import ToolMessage
+
 from maestro_core import Usage
 from maestro_core.prices.fields import normal_url
 from maestro_core.types import Attribution, Call
@@ -25,6 +27,7 @@ __all__ = [
     "to_call",
     "to_input",
     "to_reply",
+    "to_result",
     "to_usage",
 ]
 
@@ -224,6 +227,13 @@ def to_reply(response: LLMResult) -> dict[str, Any] | None:
     """Return what the model answered, as it will stand in the next call's messages."""
     message = _message(response)
     return to_input([message])[0] if message is not None else None
+
+
+def to_result(output: object) -> tuple[object, bool]:
+    """Return what a tool answered, without what differs between two calls, and whether it says that it failed."""
+    if isinstance(output, ToolMessage):
+        return output.content, output.status == "error"
+    return output, False
 
 
 def to_usage(provider: str, response: LLMResult) -> Usage | None:

@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from maestro_core import CapExceeded, Maestro
 from maestro_core.failures import classify
 
-from ._convert import dimensions, is_cache_hit, to_call, to_input, to_reply, to_usage
+from ._convert import dimensions, is_cache_hit, to_call, to_input, to_reply, to_result, to_usage
 from ._peers import found_span
 
 if TYPE_CHECKING:
@@ -207,12 +207,13 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
-        input_str: str,  # noqa: ARG002
+        input_str: str,
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
+        inputs: dict[str, Any] | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Follow the run tree; calls inside belong to the tool."""
@@ -224,13 +225,15 @@ class MaestroCallbackHandler(BaseCallbackHandler):
             kind="tool",
             name=called,
             dimensions=own,
+            arguments=input_str if inputs is None else inputs,
             found=found_span(self, run_id),
         )
 
     @_harmless
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Follow the run tree."""
-        self.maestro.runs.leave(run_id)
+        result, failed = to_result(output)
+        self.maestro.runs.leave(run_id, result=result, failed=failed)
 
     @_harmless
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002

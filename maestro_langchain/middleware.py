@@ -25,7 +25,7 @@ from ._watch import Watch
 from .callbacks import MaestroCallbackHandler, as_langchain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator
 
     from langchain.agents.middleware.types import ModelRequest
     from langchain.tools.tool_node import ToolCallRequest
@@ -201,7 +201,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 call, fits=passage.fits, keeps_last=self._keeps_last(passage, last=last), last=last
             )
             try:
-                with self._door(reservation, passage.limit(reservation)):
+                with self._door(reservation, passage):
                     response = handler(passage.fitted(reservation))
             except Exception as error:
                 failure = classify(error)
@@ -222,7 +222,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
             keeps_last = self._keeps_last(passage, last=last)
             reservation = await doors.areserve(call, fits=passage.fits, keeps_last=keeps_last, last=last)
             try:
-                with self._door(reservation, passage.limit(reservation)):
+                with self._door(reservation, passage):
                     response = await handler(passage.fitted(reservation))
             except Exception as error:
                 failure = classify(error)
@@ -235,12 +235,12 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         raise AssertionError
 
     @contextmanager
-    def _door(self, reservation: Reservation, limit: Mapping[str, int]) -> Iterator[None]:
+    def _door(self, reservation: Reservation, passage: _Passage) -> Iterator[None]:
         token = _handler.set(self._handler)
         try:
             with (
-                self.maestro.doors.offer(reservation, limit),
-                self.maestro.runs.around(reservation.call.attribution),
+                self.maestro.doors.offer(reservation, passage.limit(reservation)),
+                self.maestro.runs.around(reservation.call.attribution, _turn(passage.request.state)),
             ):
                 yield
         finally:
@@ -250,7 +250,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     def _tool_door(self, request: ToolCallRequest) -> Iterator[None]:
         token = _handler.set(self._handler)  # so that models called inside a tool are governed, too
         try:
-            with self.maestro.runs.around(self._inside_tool(request)):
+            with self.maestro.runs.around(self._inside_tool(request), _turn(request.state)):
                 yield
         finally:
             _handler.reset(token)
@@ -380,6 +380,10 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 def _farewell(error: CapExceeded) -> AIMessage:
     partial = f"{error.partial}\n\n" if error.partial else ""
     return AIMessage(f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}})
+
+
+def _turn(state: Any) -> str | None:
+    return (state or {}).get("maestro_turn")
 
 
 def _config() -> RunnableConfig:

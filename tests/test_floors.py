@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 # The house, from the ground up. Modules of one floor may import each other.
 FLOORS = {
     0: "_version errors money types clock auto forks",
-    1: "settings hookspecs plugins attribution usage prices estimate prefixes",
+    1: "settings routes hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
     3: "endpoints failures health cachestate routing anomaly loops",
     4: "telemetry alerts",
-    5: "maestro admission doors grants quote refusal runs spool open_call queries",
+    5: "maestro admission circles doors grants incidents quote refusal runs spool open_call queries",
     6: "report backtest export testing",
     7: "cli terminal web",
 }

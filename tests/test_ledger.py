@@ -737,3 +737,52 @@ def test_only_a_settled_call_can_be_corrected(ledger):
     for key in ("unknown", open_.key, released.key, refused.key):
         with pytest.raises(ReservationClosed, match="not settled"):
             ledger.correct(key, paid(1))
+
+
+# --- notes
+
+
+def test_a_note_is_written_by_the_first(ledger, clock):
+    assert ledger.keep("k", "alert", {"by": "a", "n": [1, {"x": "ü"}]})
+    assert not ledger.keep("k", "alert", {"by": "b"})
+    (note,) = ledger.notes("alert")
+    assert (note.key, note.kind, note.body, note.revision, note.at_us) == (
+        "k", "alert", {"by": "a", "n": [1, {"x": "ü"}]}, 1, NOON,
+    )  # fmt: skip
+
+
+def test_a_note_is_changed_by_whoever_knows_it(ledger, clock):
+    assert not ledger.keep("k", "state", {"n": 0}, revision=1)
+    assert ledger.keep("k", "state", {"n": 1})
+    clock.now += 5
+    assert ledger.keep("k", "state", {"n": 2}, revision=1)
+    assert not ledger.keep("k", "state", {"n": 3}, revision=1)
+    (note,) = ledger.notes("state", key="k")
+    assert (note.body, note.revision, note.at_us) == ({"n": 2}, 2, NOON + 5)
+
+
+def test_notes_are_found_by_kind_key_and_time(ledger, clock):
+    for n in range(3):
+        ledger.keep(f"k{n}", "alert", {"n": n})
+        clock.now += 10
+    ledger.keep("other", "state", {})
+    assert [note.key for note in ledger.notes("alert")] == ["k0", "k1", "k2"]
+    assert [note.key for note in ledger.notes("alert", since_us=NOON + 10)] == ["k1", "k2"]
+    assert [note.key for note in ledger.notes("alert", key="k1")] == ["k1"]
+    assert ledger.notes("state", key="k1") == ledger.notes("alert", key="k9") == []
+
+
+def test_one_of_many_writes_a_note(ledger):
+    won = []
+
+    def write(n):
+        if ledger.keep("k", "alert", {"n": n}):
+            won.append(n)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (note,) = ledger.notes("alert")
+    assert won == [note.body["n"]]

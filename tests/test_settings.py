@@ -92,7 +92,7 @@ def test_an_unknown_key_is_an_error_in_every_place_and_names_the_closest(place, 
 
 
 def test_a_key_like_no_other_lists_what_there_is():
-    with pytest.raises(SettingsError, match="unknown setting 'xyzzy'; known are budgets, caps, "):
+    with pytest.raises(SettingsError, match="unknown setting 'xyzzy'; known are alerts, budgets, caps, "):
         Settings(xyzzy=1)
 
 

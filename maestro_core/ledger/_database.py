@@ -32,7 +32,7 @@ _PATIENCE_S = PATIENCE_S
 _APPLICATION_ID = 0x4D535452  # "MSTR", so that a file of another application is not taken for a ledger
 
 # Each step takes the schema from its place in the list to the next version; steps are only ever added.
-_STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+_STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
 
 # How long a writer that found the file locked sleeps before it tries again, shortest and longest.
 _NAP_S = (0.000_05, 0.000_3)

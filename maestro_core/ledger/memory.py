@@ -11,7 +11,7 @@ from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.forks import fork_safe_lock, tell_child
-from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
+from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
 
 from . import _records, _tickets
 from ._rules import (
@@ -65,6 +65,7 @@ class MemoryLedger:
         self._refusals: dict[str, Record] = {}
         self._grants: dict[str, Record] = {}
         self._tickets: dict[str, _tickets.Standing] = {}
+        self._notes: dict[str, Note] = {}
         tell_child(self._forked)
 
     def now_us(self) -> int:
@@ -258,6 +259,28 @@ class MemoryLedger:
         for record in self.records(since_us=since_us, until_us=until_us):
             totals.add_call(record.attribution, record.provider, record.model, _records.numbers(record))
         return totals.sums()
+
+    def keep(self, key: str, kind: str, body: Mapping[str, Any], *, revision: int = 0) -> bool:
+        """Write a note, if the note with this key is at that revision (0: there is none yet); return whether it was."""
+        with self._lock:
+            now_us = self._now_us()
+            found = self._notes.get(key)
+            if (found.revision if found else 0) != revision:
+                return False
+            self._notes[key] = Note(key, kind, dict(body), revision + 1, now_us)
+            return True
+
+    def notes(self, kind: str, *, key: str | None = None, since_us: int = 0) -> list[Note]:
+        """Return the notes of a kind that were written at or after that time, oldest first; or the one with a key."""
+        with self._lock:
+            self._check_open()
+            if key is None:
+                found = list(self._notes.values())
+            else:
+                found = [self._notes[key]] if key in self._notes else []
+        return sorted(
+            (n for n in found if n.kind == kind and n.at_us >= since_us), key=lambda n: (n.at_us, n.key)
+        )
 
     def check(self) -> list[str]:
         """Compare every counter with the journal and the open holds; return one line for each difference."""

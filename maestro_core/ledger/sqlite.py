@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
-from maestro_core.types import Bucket, Held, Hold, Meter, OpenHold, Record, Refused, Settlement, Sum
+from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
 
 from . import _records, _reports, _tickets
 from ._audit import Findings, compare, compare_newest, repair
 from ._counters import Counters
 from ._database import Database
 from ._filling import fill
+from ._notes import keep_note, read_notes
 from ._owners import Owners
 from ._queries import (
     find_closing,
@@ -263,6 +264,17 @@ class SQLiteLedger:
         with self._database.reading as connection:
             _reports.add_up(connection, totals, since_us, until_us)
         return totals.sums()
+
+    def keep(self, key: str, kind: str, body: Mapping[str, Any], *, revision: int = 0) -> bool:
+        """Write a note, if the note with this key is at that revision (0: there is none yet); return whether it was."""
+        with self._database.writing as connection:
+            now_us = self._begin(connection).now_us
+            return keep_note(connection, key, kind, body, revision=revision, now_us=now_us)
+
+    def notes(self, kind: str, *, key: str | None = None, since_us: int = 0) -> list[Note]:
+        """Return the notes of a kind that were written at or after that time, oldest first; or the one with a key."""
+        with self._database.reading as connection:
+            return read_notes(connection, kind, key, since_us)
 
     def check(self) -> list[str]:
         """Compare every counter with the journal and the open holds; return one line for each difference."""

@@ -1,5 +1,6 @@
 """The data that passes between a user, the core, the ledgers and the plugins. Plain, frozen, without behaviour."""
 
+from ._alert import Alert, Note
 from ._call import UNATTRIBUTED, Attribution, Call, Cost, CostLine, Step, new_key
 from ._caps import Budget, Cap, Every, Meter, Window, check_dimension
 from ._ledger import (
@@ -23,6 +24,7 @@ from ._report import Report, ReportRow, Tree
 
 __all__ = [
     "UNATTRIBUTED",
+    "Alert",
     "Attribution",
     "Bucket",
     "Budget",
@@ -38,6 +40,7 @@ __all__ = [
     "Kind",
     "Ledger",
     "Meter",
+    "Note",
     "OpenHold",
     "Record",
     "Refused",

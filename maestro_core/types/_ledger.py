@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
+    from ._alert import Note
     from ._call import Attribution, Call, Cost
     from ._caps import Cap, Meter, Window
 
@@ -375,6 +376,17 @@ class Ledger(Protocol):
         where: Mapping[str, str] | None = None,
     ) -> list[Sum]:
         """Add up the journal by dimensions (`provider` and `model` are dimensions too); `by=()` gives one total row."""
+        ...
+
+    def keep(self, key: str, kind: str, body: Mapping[str, Any], *, revision: int = 0) -> bool:
+        """Write a note, if the note with this key is at that revision (0: there is none yet); return whether it was.
+
+        So of several processes that want to be the first to tell something, one is.
+        """
+        ...
+
+    def notes(self, kind: str, *, key: str | None = None, since_us: int = 0) -> list[Note]:
+        """Return the notes of a kind that were written at or after that time, oldest first; or the one with a key."""
         ...
 
     def check(self) -> list[str]:

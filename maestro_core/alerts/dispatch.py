@@ -1,0 +1,128 @@
+"""From an incident to everybody who wants to know: claimed once in the ledger, then told in every place."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from maestro_core import plugins
+from maestro_core.errors import LedgerError
+
+from . import sinks
+from .lanes import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pluggy import PluginManager
+
+    from maestro_core.routes import AlertSettings
+    from maestro_core.types import Alert, Ledger
+
+__all__ = ["Alerts"]
+
+_log = logging.getLogger("maestro")
+
+_CLOSE_S = 5.0
+_MOST_KNOWN = 10_000
+
+
+class Alerts:
+    """Tells each incident once, across all processes on the ledger; never on the time of whoever reports it.
+
+    Each webhook has a queue and a thread of its own, so that one that is slow or broken delays no other. What does not
+    fit into a queue of 1,000 is lost, and the loss is logged; the ledger has every alert all the same.
+
+    Args:
+        settings: Where alerts go.
+        ledger: Where they are claimed and listed.
+        manager: The plugins, whose `maestro_alert` is told, too.
+    """
+
+    def __init__(self, settings: AlertSettings, ledger: Ledger, manager: PluginManager) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._plugins = manager
+        self._intake: Lane[Callable[[], Alert | None]] = Lane("alerts", self._take)
+        self._webhooks: dict[str, tuple[sinks.Webhook, Lane[Alert]]] = {}
+        self._known: dict[str, None] = {}
+
+    def report(self, find: Callable[[], Alert | None]) -> None:
+        """Hand over an incident, without waiting.
+
+        Args:
+            find: Returns the alert, or None if there is nothing to tell after all; called on another thread, so it may
+                ask the ledger.
+        """
+        self._intake.put(find)
+
+    def claim(self, alert: Alert) -> bool:
+        """Write an alert down; return whether nobody has told this incident before."""
+        if alert.key in self._known:
+            return False
+        self._known[alert.key] = None
+        while len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        body = {**alert.to_dict(), "text": str(alert), "attribution": dict(alert.attribution.dimensions)}
+        try:
+            return self._ledger.keep(alert.key, "alert", body)
+        except LedgerError:
+            _log.exception(
+                "an alert could not be written down; it is told all the same, perhaps by others, too"
+            )
+            return True
+
+    def tell(self, alert: Alert) -> None:
+        """Tell an alert in every place that wants it, without waiting for webhooks."""
+        if self._settings.log:
+            sinks.log(alert)
+        for url in self._settings.webhooks(alert):
+            self._lane(url).put(alert)
+        try:
+            sinks.emit_event(alert)
+        except Exception:  # noqa: BLE001 - an exporter's trouble is not the alert's
+            _log.exception("an alert could not be emitted as an OpenTelemetry event")
+        plugins.observe(self._plugins, "maestro_alert", alert=alert)
+
+    def flush(self, timeout_s: float = _CLOSE_S) -> bool:
+        """Wait until everything reported so far is delivered or given up; return whether it was, in time."""
+        until_s = time.monotonic() + timeout_s
+        lanes = [self._intake.join(until_s)]
+        return all([*lanes, *(lane.join(until_s) for _, lane in list(self._webhooks.values()))])
+
+    def close(self) -> None:
+        """Deliver what is pending, for at most five seconds; the rest is logged."""
+        until_s = time.monotonic() + _CLOSE_S
+        self._intake.join(until_s)
+        for webhook, lane in self._webhooks.values():
+            webhook.hurry()
+            lane.join(until_s)
+        left = self._intake.close() + sum(lane.close() for _, lane in self._webhooks.values())
+        if left:
+            _log.warning(
+                "%s alerts were not delivered within %.0f s; `maestro alerts` has those that were claimed",
+                left,
+                _CLOSE_S,
+            )
+
+    def _take(self, find: Callable[[], Alert | None]) -> None:
+        alert = find()
+        if alert is not None and self.claim(alert):
+            self.tell(alert)
+
+    def _lane(self, url: str) -> Lane[Alert]:
+        if url not in self._webhooks:
+            webhook = sinks.Webhook(url)
+            self._webhooks[url] = (
+                webhook,
+                Lane(f"webhook {webhook.host}", lambda alert: _post(webhook, alert)),
+            )
+        return self._webhooks[url][1]
+
+
+def _post(webhook: sinks.Webhook, alert: Alert) -> None:
+    try:
+        webhook.post(alert)
+    except sinks.Undelivered as error:
+        _log.warning("an alert was not delivered: %s. It was: %s", error, alert)
