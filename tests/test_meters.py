@@ -222,6 +222,16 @@ def test_the_bucket_of_an_old_run_is_dropped_when_others_begin_and_returns_with_
     assert other.check() == []
 
 
+def test_a_run_that_goes_on_by_another_agent_keeps_what_it_spent(open_, clock):
+    ledger = open_()
+    ledger.declare([RUN, RUN_TEAM])
+    spend(ledger, 5)
+    clock.now += 8 * DAY_US
+    spend(ledger, 6, team="sales")  # a new bucket of the second meter, and the first one's is old
+    assert spent(ledger, RUN) == {("run-3",): 11}
+    assert ledger.check() == []
+
+
 @pytest.mark.parametrize("amount", [0, 4])
 def test_the_bucket_of_a_run_with_an_open_call_stays(open_, clock, amount):
     ledger = open_()

@@ -24,13 +24,14 @@ from ._run_buckets import restore, run_of
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable, Mapping
 
     from maestro_core.types import Meter
 
     from ._reports import HourKey, Sums
     from ._rules import BucketKey, Difference
 
-__all__ = ["Findings", "compare", "compare_newest", "repair"]
+__all__ = ["Findings", "add_to_hours", "compare", "compare_newest", "repair", "wrong_hours"]
 
 _NEWEST = 5_000  # rows of the journal that are looked at when a file is opened: some 30 ms
 _HOUR_US = 3_600_000_000
@@ -75,14 +76,15 @@ class Findings:
 def compare(connection: sqlite3.Connection) -> Findings:
     """Compare everything; reads the whole journal."""
     archived_us = archived_before_us(connection)
-    meters = _filled(connection)
     return Findings(
-        _repairs(connection), _counters(connection, meters, 0), _hours(connection, archived_us),
+        _repairs(connection),
+        _counters(connection, _since(_filled(connection), archived_us), 0),
+        wrong_hours(connection, archived_us),
         _lost(connection, archived_us),
-    )  # fmt: skip
+    )
 
 
-def compare_newest(connection: sqlite3.Connection, now_us: int) -> Findings:
+def compare_newest(connection: sqlite3.Connection) -> Findings:
     """Compare what the newest rows of the journal can tell: windows that began since, and everything in a short one.
 
     The store's time never goes back, so calls reserved after a row was written stand behind it.
@@ -93,15 +95,13 @@ def compare_newest(connection: sqlite3.Connection, now_us: int) -> Findings:
     archived_us = archived_before_us(connection)
     since_us = max(row[0] + 1 if row else 0, archived_us)
     meters = {
-        meter_id: replace(
-            counted, since_us=max(counted.since_us, _first_window(counted.meter, since_us, now_us))
-        )
-        for meter_id, counted in _filled(connection).items()
+        meter_id: counted
+        for meter_id, counted in _since(_filled(connection), since_us).items()
         if counted.meter.every or not since_us
     }
     hour_us = -(-since_us // _HOUR_US) * _HOUR_US
     return Findings(
-        _repairs(connection), _counters(connection, meters, since_us), _hours(connection, hour_us)
+        _repairs(connection), _counters(connection, meters, since_us), wrong_hours(connection, hour_us)
     )
 
 
@@ -126,11 +126,16 @@ def repair(connection: sqlite3.Connection, found: Findings) -> None:
                 (meter_id, packed_values(values)),
             )
             restore(connection, meter_id, meter, run)
+    add_to_hours(connection, found.hours)
+    connection.execute("UPDATE store SET repairs = repairs + 1")
+
+
+def add_to_hours(connection: sqlite3.Connection, wrong: Iterable[tuple[HourKey, Sums, Sums]]) -> None:
+    """Put hourly sums right."""
     connection.executemany(
         ADD_TO_HOUR,
-        [(*key, *[a - b for a, b in zip(right, wrong, strict=True)]) for key, right, wrong in found.hours],
+        [(*key, *[a - b for a, b in zip(right, does, strict=True)]) for key, right, does in wrong],
     )
-    connection.execute("UPDATE store SET repairs = repairs + 1")
 
 
 def _repairs(connection: sqlite3.Connection) -> int:
@@ -147,15 +152,24 @@ def _filled(connection: sqlite3.Connection) -> dict[int, Counted]:
     }
 
 
-def _first_window(meter: Meter, since_us: int, now_us: int) -> int:
-    """Return the start of the first window that begins at `since_us` or later."""
-    found = window(meter.every, meter.time_zone, min(since_us, now_us))
+def _since(meters: Mapping[int, Counted], since_us: int) -> dict[int, Counted]:
+    """Return the meters with only those of their windows that begin at `since_us` or later."""
+    return {
+        meter_id: replace(counted, since_us=max(counted.since_us, _first_window(counted.meter, since_us)))
+        for meter_id, counted in meters.items()
+    }
+
+
+def _first_window(meter: Meter, since_us: int) -> int:
+    found = window(meter.every, meter.time_zone, since_us)
     if found is None or found.start_us >= since_us:
         return found.start_us if found else 0
     return found.end_us
 
 
-def _counters(connection: sqlite3.Connection, meters: dict[int, Counted], since_us: int) -> list[Difference]:
+def _counters(
+    connection: sqlite3.Connection, meters: Mapping[int, Counted], since_us: int
+) -> list[Difference]:
     if not meters:
         return []
     counted = list(meters.values())
@@ -178,7 +192,8 @@ def _counters(connection: sqlite3.Connection, meters: dict[int, Counted], since_
     return differences(expected, actual)
 
 
-def _hours(connection: sqlite3.Connection, since_us: int) -> list[tuple[HourKey, Sums, Sums]]:
+def wrong_hours(connection: sqlite3.Connection, since_us: int) -> list[tuple[HourKey, Sums, Sums]]:
+    """Return the hourly sums from a full hour on that differ from the journal: what they should be, what they are."""
     expected, written = hours(connection, since_us)
     nothing = [0] * 6
     return [

@@ -118,7 +118,7 @@ class Counters:
         run = run_of(place.meter, place.values)
         if run is None:
             return (0, 0, 0)
-        drop_old(connection, self._of_runs, now_us)
+        drop_old(connection, self._of_runs, now_us, run)
         restore(connection, self._ids[place.key[0]], place.meter, run)
         return connection.execute(_READ, self._row(place)).fetchone() or (0, 0, 0)
 

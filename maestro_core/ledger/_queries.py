@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._owners import Owners
 
 __all__ = [
+    "count_before",
     "find_closing",
     "find_hold",
     "find_note",
@@ -90,6 +91,14 @@ def is_closed(connection: sqlite3.Connection, key: str) -> bool:
     """Return whether a key was settled, corrected or released; from the index alone, because every call asks."""
     kinds = connection.execute("SELECT kind FROM journal WHERE key = ?", (key,)).fetchall()
     return any(kind not in ("presumed", "refused", "granted") for (kind,) in kinds)
+
+
+def count_before(connection: sqlite3.Connection, before_us: int) -> int:
+    """Return how many rows there are of calls reserved before then."""
+    (rows,) = connection.execute(
+        "SELECT count(*) FROM journal WHERE reserved_at_us < ?", (before_us,)
+    ).fetchone()
+    return int(rows)
 
 
 def span(

@@ -11,15 +11,17 @@ from maestro_core.types import Attribution, Hold, OpenHold, Record, Settlement, 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from maestro_core.types import Kind
+
 __all__ = [
     "corrected",
     "granted",
     "inherited",
+    "note",
     "numbers",
     "presumed",
     "refused",
     "released",
-    "repaired",
     "repeated_release",
     "repeated_settle",
     "settled",
@@ -27,8 +29,6 @@ __all__ = [
 
 # In the detail of a correction: whether the call had been counted as unpriced, which the row then takes back.
 _WAS_UNPRICED = "was_unpriced"
-
-_MOST_LINES = 20  # of a repair, in its row
 
 
 def settled(hold: OpenHold, truth: Settlement, *, seq: int, now_us: int) -> Record:
@@ -175,19 +175,19 @@ def granted(key: str, run: str, detail: Mapping[str, Any], *, seq: int, now_us: 
     )
 
 
-def repaired(lines: Sequence[str], *, seq: int, now_us: int) -> Record:
-    """Return the row that says which counters were put right; it moves no money."""
+def note(kind: Kind, detail: Mapping[str, Any], *, seq: int, now_us: int) -> Record:
+    """Return a row about the ledger itself, which moves no money."""
     at = from_micros(now_us)
     return Record(
         seq=seq,
-        kind="repaired",
+        kind=kind,
         key=new_key(),
         at=at,
         written_at=at,
         provider="",
         model="",
         attribution=Attribution(),
-        detail={"differences": len(lines), "first": list(lines[:_MOST_LINES])},
+        detail=detail,
     )
 
 

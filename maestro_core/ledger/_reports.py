@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from maestro_core.clock import from_micros
 from maestro_core.types import UNATTRIBUTED, Attribution
 
-from ._rows import NOT_ROLLED_UP, attribution_of, rollup_values
+from ._rows import NOT_ROLLED_UP, archived_before_us, attribution_of, rollup_values
 from ._rules import Spend
+from ._totals import ARCHIVED
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ._totals import Totals
 
@@ -39,9 +42,22 @@ _SUMS = (
 
 
 def add_up(connection: sqlite3.Connection, totals: Totals, since_us: int, until_us: int | None) -> None:
-    """Add the calls reserved in [since_us, until_us) to `totals`, from the hourly sums as far as they can tell."""
+    """Add the calls reserved in [since_us, until_us) to `totals`, from the hourly sums as far as they can tell.
+
+    Raises:
+        ValueError: If a filter needs rows that are archived.
+    """
     end_us = _END_OF_TIME_US if until_us is None else until_us
-    first_us, last_us = -(-since_us // _HOUR_US) * _HOUR_US, end_us // _HOUR_US * _HOUR_US
+    archived_us = archived_before_us(connection)
+    if since_us < archived_us:
+        # Rows of part of an hour are gone: an hour counts whole in the period that has its beginning.
+        _add_archived(
+            connection,
+            totals,
+            (_hour(since_us + _HOUR_US - 1), min(_hour(end_us + _HOUR_US - 1), archived_us)),
+        )
+        since_us = archived_us
+    first_us, last_us = _hour(since_us + _HOUR_US - 1), _hour(end_us)
     dimensions = totals.dimensions - {"provider", "model"}
     if len(dimensions) > 1 or dimensions & set(NOT_ROLLED_UP) or first_us >= last_us:
         _add_journal(connection, totals, since_us, end_us)
@@ -49,6 +65,31 @@ def add_up(connection: sqlite3.Connection, totals: Totals, since_us: int, until_
     _add_journal(connection, totals, since_us, first_us)
     _add_hours(connection, totals, next(iter(dimensions), ""), (first_us, last_us))
     _add_journal(connection, totals, last_us, end_us)
+
+
+def _hour(at_us: int) -> int:
+    return at_us - at_us % _HOUR_US
+
+
+def _add_archived(connection: sqlite3.Connection, totals: Totals, span_us: tuple[int, int]) -> None:
+    """Add hours whose rows are archived: what hourly sums do not tell apart stands under `(archived)`."""
+    dimensions, filters = (names - {"provider", "model"} for names in (totals.dimensions, totals.filters))
+    if len(dimensions) <= 1 and not dimensions & set(NOT_ROLLED_UP):
+        _add_hours(connection, totals, next(iter(dimensions), ""), span_us)
+        return
+    if len(filters) > 1 or filters & set(NOT_ROLLED_UP):
+        raise ValueError(
+            f"calls before {from_micros(archived_before_us(connection)):%Y-%m-%dT%H:%MZ} are archived, and the sums that are"
+            f" left do not tell {' and '.join(sorted(filters))} apart; ask for later calls, or the archive's file"
+        )
+    known = next(iter(filters), "")
+    rest = dict.fromkeys(dimensions - filters, ARCHIVED)
+    _add_hours(connection, totals, known, span_us, rest)
+    # Rows that are still there, of calls that are not over, are known in detail.
+    for attribution, provider, model, sums in _journal(connection, totals, *span_us):
+        totals.add_call(attribution, provider, model, sums)
+        value = {known: attribution.value(known)} if known else {}
+        totals.add_call(Attribution(rest | value), provider, model, sums, sign=-1)
 
 
 def spends(
@@ -133,6 +174,13 @@ def hours(connection: sqlite3.Connection, since_us: int) -> tuple[dict[HourKey, 
 
 
 def _add_journal(connection: sqlite3.Connection, totals: Totals, since_us: int, until_us: int) -> None:
+    for row in _journal(connection, totals, since_us, until_us):
+        totals.add_call(*row)
+
+
+def _journal(
+    connection: sqlite3.Connection, totals: Totals, since_us: int, until_us: int
+) -> Iterator[tuple[Attribution, str, str, Sums]]:
     if since_us >= until_us:
         return
     run = (
@@ -145,11 +193,15 @@ def _add_journal(connection: sqlite3.Connection, totals: Totals, since_us: int, 
         (since_us, until_us),
     )
     for dimensions, path, name, provider, model, _, _, _, _, *sums in rows:
-        totals.add_call(attribution_of(dimensions, path, name), provider, model, sums)
+        yield attribution_of(dimensions, path, name), provider, model, sums
 
 
 def _add_hours(
-    connection: sqlite3.Connection, totals: Totals, dimension: str, span_us: tuple[int, int]
+    connection: sqlite3.Connection,
+    totals: Totals,
+    dimension: str,
+    span_us: tuple[int, int],
+    rest: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     def rows(name: str) -> Iterator[tuple[str, str, str, list[int]]]:
         query = f"SELECT value, provider, model, {_SUMS} FROM hourly_spend WHERE dimension = ? AND hour_us >= ? AND hour_us < ? GROUP BY 1, 2, 3"  # noqa: S608 - constants
@@ -157,10 +209,10 @@ def _add_hours(
             yield value, provider, model, sums
 
     for _, provider, model, sums in rows(""):
-        totals.add_call(Attribution(), provider, model, sums)
+        totals.add_call(Attribution(rest), provider, model, sums)
     if not dimension:
         return
     for value, provider, model, sums in rows(dimension):
         # What has a value is not left over: take it out of the total's remainder, which stays (unattributed).
-        totals.add_call(Attribution({dimension: value}), provider, model, sums)
-        totals.add_call(Attribution({dimension: UNATTRIBUTED}), provider, model, sums, sign=-1)
+        totals.add_call(Attribution({**rest, dimension: value}), provider, model, sums)
+        totals.add_call(Attribution({**rest, dimension: UNATTRIBUTED}), provider, model, sums, sign=-1)

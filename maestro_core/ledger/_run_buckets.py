@@ -66,13 +66,14 @@ def recent_runs(connection: sqlite3.Connection, most: int) -> list[str]:
     return [run for (run,) in rows]
 
 
-def drop_old(connection: sqlite3.Connection, meters: Mapping[int, Meter], now_us: int) -> None:
+def drop_old(connection: sqlite3.Connection, meters: Mapping[int, Meter], now_us: int, begins: str) -> None:
     """Drop the buckets of a few runs that called last some days ago; a little work, done whenever a run begins.
 
     Args:
         connection: In a writing transaction.
         meters: Those with a bucket per run and no windows, by their id in the file.
         now_us: The store's time.
+        begins: The run that begins, or goes on after a long time: some of its buckets may be in use already.
     """
     kept_us = now_us - _KEPT_US
     (looked_us,) = connection.execute("SELECT runs_dropped_us FROM store").fetchone()
@@ -84,7 +85,7 @@ def drop_old(connection: sqlite3.Connection, meters: Mapping[int, Meter], now_us
     if not rows:
         return
     connection.execute("UPDATE store SET runs_dropped_us = ?", (rows[-1][1],))
-    for run in dict.fromkeys(run for run, _ in rows if run is not None):
+    for run in dict.fromkeys(run for run, _ in rows if run not in (None, begins)):
         if not _is_active(connection, run, kept_us):
             _drop(connection, meters.items(), run)
 

@@ -9,7 +9,10 @@ from maestro_core.types import Attribution, Sum
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Totals", "value_of"]
+__all__ = ["ARCHIVED", "Totals", "value_of"]
+
+# The value, in reports, of what archived calls were attributed to where hourly sums no longer tell.
+ARCHIVED = "(archived)"
 
 
 def value_of(dimension: str, attribution: Attribution, provider: str, model: str) -> str:
@@ -38,6 +41,11 @@ class Totals:
     def dimensions(self) -> set[str]:
         """Every dimension that grouping or filtering looks at."""
         return {*self._by, *self._where}
+
+    @property
+    def filters(self) -> set[str]:
+        """Every dimension that filtering looks at."""
+        return set(self._where)
 
     def add_call(
         self, attribution: Attribution, provider: str, model: str, numbers: Sequence[int], sign: int = 1

@@ -13,7 +13,8 @@ from maestro_core.clock import Clock, SystemClock
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
 
-from . import _records, _reports, _tickets
+from . import _archive, _records, _reports, _tickets
+from ._archive import Archived
 from ._audit import Findings, compare, compare_newest, repair
 from ._counters import Counters
 from ._database import Database
@@ -21,6 +22,7 @@ from ._filling import fill
 from ._notes import keep_note, read_notes
 from ._owners import Owners
 from ._queries import (
+    count_before,
     find_closing,
     find_hold,
     find_note,
@@ -43,6 +45,7 @@ __all__ = ["SQLiteLedger"]
 
 _log = logging.getLogger("maestro")
 
+_MOST_LINES = 20  # of a repair, in its row
 _PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
 
 
@@ -300,6 +303,43 @@ class SQLiteLedger:
         # tickets of dead processes alive until it has caught up.
         return time.monotonic_ns() // 1_000
 
+    def archive(self, before_us: int, file: Path) -> Archived:
+        """Move the rows of calls reserved before a full hour into another file, while others go on.
+
+        Hourly sums and counters stay as they are. The file is a ledger's file like any other; it may hold what was
+        archived before.
+
+        Args:
+            before_us: Microseconds since 1970; rounded down to the hour.
+            file: Where to; made if there is none.
+
+        Raises:
+            ValueError: If rows from before are needed still, or the file holds rows of another ledger.
+            LedgerUnavailable: If one of the files cannot be used.
+        """
+        with self._database.reading as connection:
+            before_us = _archive.check_time(connection, before_us, self._now_us(connection))
+        copied = _archive.copy(self._database, file, before_us)
+        with self._database.writing as connection:
+            now_us, seq = self._begin(connection)
+            _archive.remember(connection, file, before_us, now_us)
+            record = _records.note(
+                "archived", {"before_us": before_us, "file": str(file)}, seq=seq, now_us=now_us
+            )
+            insert_record(connection, record, self._attributions.find(connection, record.attribution))
+        moved = cost_nanos = 0
+        for seqs in _archive.steps(copied):
+            with self._database.writing as connection:
+                records, nanos = _archive.take_out(connection, seqs, copied.to_seq)
+            moved, cost_nanos = moved + records, cost_nanos + nanos
+        with self._database.reading as connection:
+            return Archived(before_us, file, moved, cost_nanos, count_before(connection, before_us))
+
+    def archives(self) -> list[tuple[int, str]]:
+        """Return before when calls were archived (microseconds), and to which file, in the order it was done."""
+        with self._database.reading as connection:
+            return connection.execute("SELECT before_us, file FROM archives ORDER BY archive_id").fetchall()
+
     def close(self) -> None:
         """Release the file. Further verbs raise `LedgerUnavailable`. What is held stays so while the process lives."""
         self._close()
@@ -318,19 +358,21 @@ class SQLiteLedger:
     def _repair_newest(self) -> None:
         """Look at what the newest rows of the journal can tell, which is quick, and put right what differs."""
         with self._database.reading as connection:
-            found = compare_newest(connection, self._now_us(connection))
+            found = compare_newest(connection)
         if not found.can_be_repaired:
             return
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
-            found = compare_newest(connection, now_us)
+            found = compare_newest(connection)
             self._repair(connection, found, now_us, seq)
         lines = found.lines()
         _log.warning("ledger %s: %d counters were wrong and are repaired: %s", self.url, len(lines), lines[0])
 
     def _repair(self, connection: sqlite3.Connection, found: Findings, now_us: int, seq: int) -> None:
         repair(connection, found)
-        record = _records.repaired(found.lines(), seq=seq, now_us=now_us)
+        lines = found.lines()
+        detail = {"differences": len(lines), "first": lines[:_MOST_LINES]}
+        record = _records.note("repaired", detail, seq=seq, now_us=now_us)
         insert_record(connection, record, self._attributions.find(connection, record.attribution))
 
     def _now_us(self, connection: sqlite3.Connection) -> int:

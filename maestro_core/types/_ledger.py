@@ -21,7 +21,7 @@ __all__ = [
     "Settlement", "SharedLedger", "Sum", "Ticket",
 ]  # fmt: skip
 
-Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted", "repaired"]
+Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted", "repaired", "archived"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,8 @@ class Record:
 
     `kind`: `settled` (usage known or estimated), `released` (provably not billed), `presumed` (its end was not seen:
     counted at the hold), `corrected` (the difference that a late truth makes), `refused` (never sent),
-    `granted` (a person let a run spend more: `detail["add_nanos"]`), `repaired` (counters were put right).
+    `granted` (a person let a run spend more: `detail["add_nanos"]`), `repaired` (counters were put right),
+    `archived` (old rows were moved to a file).
     `calls` is 1 on the row that first counts the call and 0 on the others. `at` is when it was reserved, which decides
     its window; `written_at` when the row was written.
     """
