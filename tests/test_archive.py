@@ -1,6 +1,8 @@
 """Old rows in a file of their own: counters, caps and reports stay right, nothing is lost on the way."""
 
+import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from journals import write_journal
+from typer.testing import CliRunner
 
+from maestro_core.cli import app
 from maestro_core.clock import from_micros, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.ledger import _archive, open_ledger
@@ -353,3 +357,53 @@ def test_the_views_for_sql_users_keep_the_whole_history(ledger, file, path):
         moved = ledger.archive(BEFORE, file)
         assert connection.execute(query).fetchone() == before
         assert f"{from_micros(moved.before_us):%Y-%m-%d}" == "2026-08-01"
+
+
+# --- maestro archive
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_the_command_moves_old_records_and_says_where_they_are(shell, tmp_path):
+    now_us = open_ledger("memory:").now_us()
+    write_journal(tmp_path / "maestro.db", 100, since_us=now_us - 200 * DAY_US, until_us=now_us)
+    total = json.loads(shell("report", "--since", "all", "--json").stdout)["total"]
+    said = shell("archive", "--before", "90d").stdout
+    assert re.match(r"5[56] records of calls before .* UTC, \$0.0000\d+, moved to maestro-archive.db\n", said)
+    assert 'sqlite3 maestro.db "VACUUM"' in said
+    assert json.loads(shell("report", "--since", "all", "--json").stdout)["total"] == total
+    pairs = shell("report", "--since", "all", "--by", "run,customer")
+    assert "(archived): of archived calls only sums by one dimension are left" in pairs.stderr
+    assert "all is well" in shell("doctor").stdout
+    day = from_micros(now_us - 60 * DAY_US).date()
+    found = json.loads(shell("archive", "--before", f"{day}", "--to", "old.db", "--json").stdout)
+    assert found["before"] == f"{day}T00:00:00+00:00"
+    assert 10 < found["records"] < 20
+    assert (found["file"], found["kept"]) == ("old.db", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--before", "1h"], "calls of the current month and week stay in the journal"),
+        (["--before", "soon"], "before='soon' names no time"),
+        (["--before", "2026-02-30"], "before='2026-02-30' names no time"),
+        (["--before", "90d", "--to", "maestro.db"], "is the ledger itself"),
+        (["--before", "90d", "--to", "no/such/folder.db"], "does not exist; create it or name another file"),
+    ],
+)
+def test_the_command_refuses_in_one_line(shell, tmp_path, arguments, message):
+    open_ledger(f"sqlite:///{tmp_path}/maestro.db").close()
+    error = shell("archive", *arguments, code=1).stderr
+    assert message in error
+    assert error.count("\n") == 1

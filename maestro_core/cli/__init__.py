@@ -19,6 +19,7 @@ from maestro_core.errors import MaestroError
 from .demo import demo
 from .doctor import doctor
 from .history import reconcile, reprice
+from .retention import archive
 from .sheet import price
 from .spend import caps, report, show
 
@@ -77,7 +78,7 @@ def _maestro(
         typer.echo(context.get_help())
 
 
-for _command in (report, caps, show, price, reprice, reconcile, doctor, demo):
+for _command in (report, caps, show, price, reprice, reconcile, archive, doctor, demo):
     app.command()(_command)
 
 

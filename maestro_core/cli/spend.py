@@ -123,6 +123,7 @@ def _report_json(found: Report) -> dict[str, Any]:
 
 
 def _print_report(found: Report) -> None:
+    from maestro_core.ledger._totals import ARCHIVED
     from maestro_core.terminal import print_note, print_table
 
     header, (*rows, total) = found.cells()
@@ -131,6 +132,10 @@ def _print_report(found: Report) -> None:
     print_table(header, rows, text_columns=len(found.by), total=total)
     if any(row.estimated for row in found.rows):
         print_note("estimated: the part of the cost that no provider reported")
+    if any(ARCHIVED in row.key.values() for row in found.rows):
+        print_note(
+            f"{ARCHIVED}: of archived calls only sums by one dimension are left; their file tells the rest"
+        )
     if any(row.unpriced_calls for row in found.rows):
         print_note("unpriced: calls without a price for all they used; they cost more than is shown")
 
