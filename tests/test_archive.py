@@ -383,7 +383,7 @@ def test_the_command_moves_old_records_and_says_where_they_are(shell, tmp_path):
     assert 'sqlite3 maestro.db "VACUUM"' in said
     assert json.loads(shell("report", "--since", "all", "--json").stdout)["total"] == total
     pairs = shell("report", "--since", "all", "--by", "run,customer")
-    assert "(archived): of archived calls only sums by one dimension are left" in pairs.stderr
+    assert "(archived): only sums by one dimension are left here" in pairs.stderr
     assert "all is well" in shell("doctor").stdout
     day = from_micros(now_us - 60 * DAY_US).date()
     found = json.loads(shell("archive", "--before", f"{day}", "--to", "old.db", "--json").stdout)

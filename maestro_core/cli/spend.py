@@ -132,12 +132,12 @@ def _print_report(found: Report) -> None:
     print_table(header, rows, text_columns=len(found.by), total=total)
     if any(row.estimated for row in found.rows):
         print_note("estimated: the part of the cost that no provider reported")
-    if any(ARCHIVED in row.key.values() for row in found.rows):
-        print_note(
-            f"{ARCHIVED}: of archived calls only sums by one dimension are left; their file tells the rest"
-        )
     if any(row.unpriced_calls for row in found.rows):
         print_note("unpriced: calls without a price for all they used; they cost more than is shown")
+    if any(ARCHIVED in row.key.values() for row in found.rows):
+        typer.echo(
+            f"{ARCHIVED}: only sums by one dimension are left here of calls that were archived", err=True
+        )
 
 
 def _cap_json(status: CapStatus) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from maestro_core.caps import window
 from maestro_core.clock import from_micros
 
 from ._audit import add_to_hours, wrong_hours
-from ._database import Database, connect, unavailable
+from ._database import Database, connect
+from ._failures import unavailable
 from ._queries import open_holds
 
 if TYPE_CHECKING:
