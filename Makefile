@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench drill peers matrix clean
+# What `make simulate` plays: SCHEDULES (for ever, if empty), one SEED with its trace, on which STORE (memory, sqlite).
+STORE ?= memory
+
+.PHONY: help demo test simulate lint bench drill peers matrix clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -12,6 +15,9 @@ demo: .venv/demo ## a real agent against the bundled stand-in provider, no keys 
 
 test: .venv/test ## all tests that this machine allows; the summary says what was skipped and why
 	@$(BIN)/python -m pytest
+
+simulate: .venv/test ## play schedules of processes that share a ledger: SCHEDULES=1000000, SEED=148 to replay one, STORE=sqlite
+	@PYTHONPATH=tests PYTHONHASHSEED=0 $(BIN)/python -m simulation --store $(STORE) $(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES))
 
 lint: .venv/lint ## format, lint, types
 	@$(BIN)/ruff format --check .

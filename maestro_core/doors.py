@@ -73,6 +73,7 @@ class Doors:
 
     def __init__(self, maestro: Maestro) -> None:
         self._maestro = maestro
+        self.now_s = time.monotonic
         self._chance = random.Random()  # noqa: S311 - spreads polls, guards nothing
         tell_child(self._forked)
 
@@ -173,8 +174,8 @@ class Doors:
             request.names,
             desk,
             wake=wake,
-            now_s=time.monotonic,
-            until_s=time.monotonic() + wait_s if may_wait else 0.0,
+            now_s=self.now_s,
+            until_s=self.now_s() + wait_s if may_wait else 0.0,
             chance=self._chance,
         )
         return _Steps(generator, lambda refused: admission.refuse(request, refused))

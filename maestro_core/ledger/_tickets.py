@@ -21,8 +21,8 @@ __all__ = ["Standing", "promised", "read", "renewed", "stale", "write"]
 # A ticket that was not seen for so long belongs to nobody: its process is dead, stopped, or does not get to run.
 _STALE_US = 1_000_000
 
-# A waiter tries at least three times in that time, but says that it is still there less often: saying so is a write.
-_BEAT_US = 300_000
+# A waiter tries at least every 0.55 s, and often sooner; then it does not always say that it is there, which is a write.
+_BEAT_US = 150_000
 
 
 class Standing(NamedTuple):
