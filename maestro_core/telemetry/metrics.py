@@ -234,7 +234,7 @@ class Metrics:
             for kind, histogram in to.tokens.items():
                 count = record.usage.get(f"{kind}_tokens")
                 if count is not None:
-                    histogram.record(count, {**where, names.TOKEN_TYPE: kind}, context)
+                    histogram.record(count, {**where, names.TOKEN_TYPE: kind})
         if first_chunk_s is not None:
             to.first_chunk.record(first_chunk_s, where, context)
         if error is not None:
