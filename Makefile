@@ -30,8 +30,10 @@ bench: .venv/test ## measure: prices, ledger, handler; ratios are taken side by 
 drill: .venv/test ## kill, stop and starve workers while they make calls, for minutes, and compare with the true bill
 	@for each in tests/drills/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
-peers: .venv/test ## compare prices with genai-prices and litellm, each in its own environment; needs the network
+peers: .venv/test ## prices beside genai-prices and litellm, spans beside other instrumentations, each in its own environment; needs the network
 	@$(BIN)/python tests/peers/prices.py
+	@$(BIN)/python tests/peers/telemetry.py
+	@$(BIN)/python tests/peers/backends.py
 
 matrix:          ## try every LangChain chat integration against a server on this machine; writes docs/providers.md
 	@test -x .venv-matrix/bin/python || $(PYTHON) -m venv .venv-matrix

@@ -266,6 +266,7 @@ def _status_of(maestro: Maestro) -> Callable[[], Sequence[CapStatus]]:
 
 
 def _close(spool: Spool, alerts: Alerts, telemetry: Telemetry, ledger: Ledger) -> None:
+    telemetry.metrics.freeze()
     # The money first: spans may be lost, records may not.
     spool.close()
     alerts.close()

@@ -12,7 +12,7 @@ from langchain_core.tools import tool
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from receiver import GrpcReceiver, HttpReceiver, value
 
-from maestro_core import attribution
+from maestro_core import Cap, attribution
 from maestro_core.telemetry import export
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler
@@ -70,6 +70,29 @@ def test_spans_and_metrics_arrive(ask, provider, make_maestro, monkeypatch, prot
 def test_each_signal_may_have_its_own_endpoint(ask, make_maestro, monkeypatch):
     with HttpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{receiver.url}/v1/traces")
+        maestro = make_maestro()
+        ask(maestro)
+        maestro.close()
+    assert len(receiver.spans) == 4
+    assert receiver.metrics == {}
+
+
+def test_the_last_export_says_where_caps_stood(ask, make_maestro, monkeypatch, caplog):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        maestro = make_maestro(caps=[Cap("2", per="team")])
+        ask(maestro)
+        spent = maestro.report(since="all").total
+        maestro.close()  # closes the ledger, then reads the metrics once more
+    (point,) = receiver.metrics["maestro.cap.headroom.usd"].gauge.data_points
+    assert point.as_double == pytest.approx(float(2 - spent))
+    assert not caplog.records
+
+
+def test_a_signal_that_nobody_takes_can_be_switched_off(ask, make_maestro, monkeypatch):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
         maestro = make_maestro()
         ask(maestro)
         maestro.close()

@@ -36,8 +36,12 @@ _BATCH = 2_048
 
 
 def wanted(signal: Signal) -> bool:
-    """Return whether the environment names an OTLP endpoint for a signal, and does not switch the SDK off."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    """Return whether the environment names an OTLP endpoint for a signal, and does not switch it off.
+
+    A backend that takes only traces answers metrics with an error: `OTEL_METRICS_EXPORTER=none` says so.
+    """
+    off = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").lower() == "none"
+    if off or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
     return any(os.environ.get(name) for name in names)

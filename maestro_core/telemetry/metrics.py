@@ -175,6 +175,13 @@ class Metrics:
         self._status = status
 
     @harmless
+    def freeze(self) -> None:
+        """Caps stay as they stand now: the ledger is about to close, and the metrics are read once more after it."""
+        if self._latest is not None and self._status is not None:
+            found = tuple(self._status())
+            self._latest[1].watched[self] = lambda: found
+
+    @harmless
     def settled(self, record: Record) -> None:
         """Count what a journal row adds to the bill; the sum over all series is the ledger's."""
         to = self._instruments()

@@ -88,7 +88,6 @@ REFUSALS_METRIC: Final = "maestro.refusals"
 OVERRUNS_METRIC: Final = "maestro.overruns"
 HEADROOM_METRIC: Final = "maestro.cap.headroom.usd"
 USED_METRIC: Final = "maestro.cap.used_ratio"
-SPANS_LOST_METRIC: Final = "maestro.spans.lost"
 
 REFUSAL_EVENT: Final = "maestro.refusal"
 OVERRUN_EVENT: Final = "maestro.overrun"

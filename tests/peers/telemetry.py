@@ -55,8 +55,10 @@ def environment(name: str, packages: list[str]) -> Path:
 
 def version(python: Path, package: str) -> str:
     """Return the version of an installed package."""
-    code = f"import importlib.metadata as m; print(m.version({package.split('==')[0]!r}))"
-    return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    code = f"import importlib.metadata as m; print(m.version({package.split('==', maxsplit=1)[0]!r}))"
+    return subprocess.run(
+        [str(python), "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def wrong(found: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """One instrumentation of LangChain beside Maestro: which spans there are, and what they carry; JSON on stdout.
 
-    python tests/peers/worker_telemetry.py openinference|traceloop|official|langfuse
+python tests/peers/worker_telemetry.py openinference|traceloop|official|langfuse
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def instrument(peer: str, provider: TracerProvider) -> list:
         from langfuse.langchain import CallbackHandler
 
         logging.disable(logging.ERROR)  # nobody listens where it sends
-        Langfuse(
-            public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9", tracer_provider=provider
-        )
+        Langfuse(public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9", tracer_provider=provider)
         return [CallbackHandler(public_key="pk")]
     return []
 

@@ -1,0 +1,55 @@
+"""The page on traces and metrics, and the ready views, speak of names that exist, and of all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from maestro_core.settings import Settings
+from maestro_core.telemetry import names
+
+FOLDER = Path(__file__).parents[1] / "docs" / "observability"
+PAGE = (FOLDER / "README.md").read_text("utf-8")
+BEHIND_A_SWITCH = {names.LATEST_DURATION, names.LATEST_FIRST_CHUNK, names.LATEST_TOKENS}
+
+
+def every_name():
+    found = {
+        value
+        for value in vars(names).values()
+        if isinstance(value, str) and "." in value and " " not in value
+    }
+    found |= {attribute for attributes in names.KIND_NAMES.values() for attribute in attributes}
+    return {name for name in found if re.match(r"(gen_ai|maestro|error)\.", name)} - {
+        "maestro_core.telemetry"
+    }
+
+
+@pytest.mark.parametrize("name", sorted(every_name() - BEHIND_A_SWITCH))
+def test_every_name_is_explained(name):
+    assert f"`{name}`" in PAGE
+
+
+def test_every_way_of_spans_is_explained():
+    modes = Settings.model_fields["spans"].annotation.__args__
+    assert re.findall(r'^\| `"(\w+)"` \|', PAGE, re.MULTILINE) == list(modes)
+
+
+def test_honeycomb_asks_for_columns_that_we_write():
+    known = every_name() | {"duration_ms", "maestro.customer", "maestro.run"}
+    for query in json.loads((FOLDER / "honeycomb.json").read_text("utf-8"))["queries"]:
+        parts = query["query"]["calculations"] + query["query"]["filters"]
+        columns = {part["column"] for part in parts if "column" in part} | set(query["query"]["breakdowns"])
+        assert columns <= known, query["name"]
+
+
+def test_grafana_asks_for_metrics_that_we_write():
+    known = {name.replace(".", "_") for name in every_name()}
+    for panel in json.loads((FOLDER / "grafana.json").read_text("utf-8"))["panels"]:
+        (target,) = panel["targets"]
+        for metric in re.findall(r"\b((?:maestro|gen_ai)_\w+)[\[){]", target["expr"]):
+            base = re.sub(r"(_seconds)?_(total|bucket|sum|count)$", "", metric)
+            assert base in known, panel["title"]
