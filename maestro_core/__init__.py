@@ -10,30 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .attribution import attribution
-from .errors import CapExceeded, MaestroError, PriceNotFound
-from .types import Budget, Cap
+from .errors import CapExceeded, MaestroError, NoEndpoint, PriceNotFound
+from .types import SLA, Budget, Cap
 
 if TYPE_CHECKING:
+    from .endpoints import Endpoint, sla
     from .hookspecs import hookimpl
     from .maestro import Maestro
     from .prices import price
     from .usage import Usage
 
 __all__ = [
+    "SLA",
     "Budget",
     "Cap",
     "CapExceeded",
+    "Endpoint",
     "Maestro",
     "MaestroError",
+    "NoEndpoint",
     "PriceNotFound",
     "Usage",
     "__version__",
     "attribution",
     "hookimpl",
     "price",
+    "sla",
 ]
 
-_LAZY = {"Maestro": ".maestro", "Usage": ".usage", "hookimpl": ".hookspecs", "price": ".prices"}
+_LAZY = {
+    "Endpoint": ".endpoints",
+    "Maestro": ".maestro",
+    "Usage": ".usage",
+    "hookimpl": ".hookspecs",
+    "price": ".prices",
+    "sla": ".endpoints",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,8 @@ _LOOK_US = 500_000
 class Request:
     """A call that asks to be admitted: its attribution complete, its bound known, the caps that apply found.
 
-    `names` are the buckets with a cap that it charges.
+    `names` are the buckets with a cap that it charges. A `tentative` one is refused without a word in the journal: whoever
+    asks has another endpoint to try.
     """
 
     call: Call
@@ -60,6 +61,14 @@ class Request:
     hold: Hold
     names: frozenset[BucketName]
     keeps_last: bool = False
+    tentative: bool = False
+
+    def comfortable(self) -> Request:
+        """Return the request as one that would rather be refused than have its answer cut."""
+        fit = self.hold.fit
+        if fit is None:
+            return self
+        return replace(self, hold=replace(self.hold, fit=replace(fit, least_nanos=fit.comfort_nanos)))
 
 
 class Admission:
@@ -96,7 +105,13 @@ class Admission:
         self._declare([limit.meter(zone) for limit in (*settings.caps, *settings.budgets)])
 
     def prepare(
-        self, call: Call, *, fits: bool = False, keeps_last: bool = False, last: bool = False
+        self,
+        call: Call,
+        *,
+        fits: bool = False,
+        keeps_last: bool = False,
+        last: bool = False,
+        tentative: bool = False,
     ) -> Request:
         """Return what has to be held for a call.
 
@@ -106,6 +121,7 @@ class Admission:
             keeps_last: Whether a last call on the same context, with the least output, must still fit afterwards into
                 every bucket that belongs to the run alone.
             last: Whether this is that last call; it may go although its run was told that the money is spent.
+            tentative: Whether a refusal only means that another endpoint is tried.
 
         Raises:
             CapExceeded: With reason `ceiling`, if it can never fit; with reason `latched`, if its run was told before.
@@ -127,7 +143,7 @@ class Admission:
         hold = self._limited(hold, caps, keeps_last=keeps_last)
         charged = charges([meter for _, meter in caps], call.attribution, call.provider, call.model)
         names = frozenset((meter.id, values) for meter, values in charged)
-        request = Request(call, caps, bound, hold, names, keeps_last)
+        request = Request(call, caps, bound, hold, names, keeps_last, tentative)
         if not last:
             request = self._unlatched(request)
         if bound:
@@ -184,16 +200,21 @@ class Admission:
         Raises:
             CapExceeded: Always.
         """
+        error = self.refusal(request, refused)
+        if error.reason == "spent":
+            # so that only what is granted from now on lifts the latch
+            self.grants.reload(request.call.attribution.dimensions.get("run"))
+            self.latches.add(request.call, refused, error)
+        self._raise(request, error)
+
+    def refusal(self, request: Request, refused: Refused) -> CapExceeded:
+        """Return the error for a ledger's refusal."""
         bucket = refused.bucket
         found = [cap for cap, meter in request.caps if meter == bucket.meter]
         cap = min(found, key=lambda cap: cap.limit_nanos)
         run = request.call.attribution.dimensions.get("run")
         limit_nanos = self.grants.limit(run, bucket.meter, cap.limit_nanos)
-        error = refusal.from_ledger(refused, cap, request.call, limit_nanos=limit_nanos)
-        if error.reason == "spent":
-            self.grants.reload(run)  # so that only what is granted from now on lifts the latch
-            self.latches.add(request.call, refused, error)
-        self._raise(request, error)
+        return refusal.from_ledger(refused, cap, request.call, limit_nanos=limit_nanos)
 
     def covers(self, reservation: Reservation, call: Call) -> bool:
         """Return whether what is held suffices for a call that turned out as `call`, at its own output limit."""
@@ -341,6 +362,8 @@ class Admission:
         return request
 
     def _raise(self, request: Request, error: CapExceeded) -> NoReturn:
+        if request.tentative:
+            raise error
         try:
             facts = {"why": str(error), "reason": error.reason, "name": request.call.name}
             self._ledger.refuse(request.hold, facts)

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .errors import LedgerError
+from .errors import CapExceeded, LedgerError
 from .forks import tell_child
 from .types import Refused
 from .waiting import Desk, lineage, turns
@@ -25,24 +25,47 @@ if TYPE_CHECKING:
 
     from .admission import Request
     from .maestro import Maestro
-    from .types import Call, Reservation, SharedLedger
+    from .types import Call, Record, Reservation, SharedLedger
+    from .usage import Usage
 
-__all__ = ["Doors", "Offer"]
+__all__ = ["Doors", "Offer", "Terms"]
 
 _offer: ContextVar[Offer | None] = ContextVar("maestro_offer", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an agent's door asks of a door inside it, which reserves in its place.
+
+    Args:
+        keeps_last: As in `Admission.prepare`.
+        last: Likewise.
+        whole: Whether an answer that was cut, because the cap left no more, is no answer.
+    """
+
+    keeps_last: bool = False
+    last: bool = False
+    whole: bool = False
+
+
+_PLAIN = Terms()
+_terms: ContextVar[Terms] = ContextVar("maestro_terms", default=_PLAIN)
 
 
 @dataclass(slots=True)
 class Offer:
     """A reservation on its way from a door to the handler; taken at most once.
 
-    `limit` are the call arguments by which the door sets a fitted output limit.
+    `limit` are the call arguments by which the door sets a fitted output limit. Once the call has ended, `record` is what
+    it came to and `usage` what the provider reported; both stay None if it was not billed.
     """
 
     maestro: Maestro
     reservation: Reservation
     limit: Mapping[str, int] | None = None
     taken: bool = False
+    record: Record | None = None
+    usage: Usage | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, maestro: Maestro, call: Call, settings: Mapping[str, object]) -> Reservation | None:
@@ -127,6 +150,43 @@ class Doors:
             steps.close()
         return steps.reservation
 
+    def ask(self, call: Call, *, fits: bool = True, terms: Terms = _PLAIN) -> Reservation | CapExceeded:
+        """Reserve at once, with room for an answer of usual length; or return why not, unless it is no matter of money.
+
+        For callers that have another endpoint to try: a refusal is neither journalled, nor does it latch the run.
+
+        Raises:
+            PriceNotFound, LedgerUnavailable, MaestroError: As `Maestro.reserve`.
+        """
+        try:
+            request = self._maestro.admission.prepare(
+                call, fits=fits, keeps_last=terms.keeps_last, last=terms.last, tentative=True
+            ).comfortable()
+        except CapExceeded as error:
+            return error
+        steps = self._steps(request, lambda: None, may_wait=False)
+        for _ in steps:
+            pass
+        outcome = steps.outcome
+        return self._maestro.admission.refusal(request, outcome) if isinstance(outcome, Refused) else outcome
+
+    @contextmanager
+    def terms(self, terms: Terms) -> Iterator[None]:
+        """Doors inside the block reserve on these terms."""
+        token = _terms.set(terms)
+        try:
+            yield
+        finally:
+            _terms.reset(token)
+
+    def asked(self) -> Terms:
+        """Return the terms of the door around the caller."""
+        return _terms.get()
+
+    def offered(self) -> Offer | None:
+        """Return the offer of the surrounding door, taken or not."""
+        return _offer.get()
+
     @contextmanager
     def offer(self, reservation: Reservation, limit: Mapping[str, int] | None = None) -> Iterator[Offer]:
         """Offer a reservation to the handler inside the block; afterwards, release it if nobody took it.
@@ -201,11 +261,16 @@ class _Steps:
         self._generator.close()
 
     @property
-    def reservation(self) -> Reservation:
-        if isinstance(self._outcome, Refused):
-            self._refuse(self._outcome)
+    def outcome(self) -> Reservation | Refused:
         assert self._outcome is not None  # noqa: S101 - the iterator was exhausted, or raised
-        return self._outcome  # type: ignore[return-value]
+        return self._outcome
+
+    @property
+    def reservation(self) -> Reservation:
+        outcome = self.outcome
+        if isinstance(outcome, Refused):
+            self._refuse(outcome)
+        return outcome  # type: ignore[return-value]
 
 
 def _withdraw(shared: SharedLedger, key: str) -> None:

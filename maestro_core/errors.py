@@ -3,6 +3,8 @@
 MaestroError
   x CapExceeded            a cap does not admit the call
   x PriceNotFound          (LookupError) no price for a model, tier or region; `.closest` has near names
+  x NoEndpoint             no endpoint may serve a routed call; `.rejected` says why, for each
+  x EndpointsExhausted     every endpoint that might serve a routed call failed; `.attempts` has each error
   x SettingsError          (ValueError) a setting is unknown or malformed
   x LedgerError            the ledger cannot do what was asked
     + LedgerUnavailable    its store cannot be reached or written
@@ -16,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from decimal import Decimal
 
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CapExceeded",
+    "EndpointsExhausted",
     "LedgerError",
     "LedgerUnavailable",
     "MaestroError",
     "MaestroWarning",
+    "NoEndpoint",
     "PriceNotFound",
     "ReservationClosed",
     "SettingsError",
@@ -97,6 +101,38 @@ class PriceNotFound(MaestroError, LookupError):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle with the near names."""
         return type(self), (self.args[0], self.closest)
+
+
+class NoEndpoint(MaestroError):
+    """No endpoint may serve a routed call; nothing was sent.
+
+    Attributes:
+        rejected: Why, for each endpoint by its name: `{"mini": "needs:images", "big": "breaker:open 12s"}`.
+    """
+
+    def __init__(self, message: str, rejected: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.rejected = dict(rejected or {})
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle with the reasons."""
+        return type(self), (self.args[0], self.rejected)
+
+
+class EndpointsExhausted(MaestroError):
+    """Every endpoint that might have served a routed call failed; raised from an `ExceptionGroup` of their errors.
+
+    Attributes:
+        attempts: The name of the endpoint and its error, for each attempt in their order.
+    """
+
+    def __init__(self, message: str, attempts: Sequence[tuple[str, BaseException]] = ()) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle with the attempts."""
+        return type(self), (self.args[0], self.attempts)
 
 
 class SettingsError(MaestroError, ValueError):

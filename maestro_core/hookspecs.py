@@ -13,6 +13,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .endpoints import Endpoint
     from .errors import MaestroError
     from .types import Alert, Call, Cap, Cost, Ledger, Record
     from .usage import Usage
@@ -36,6 +37,11 @@ def maestro_estimate(call: Call) -> Usage | None:
 @hookspec(firstresult=True)
 def maestro_price(call: Call, usage: Usage) -> Cost | None:
     """Price usage by own rates: a contract, a GPU of one's own; also asked for the bound, with the most it can use."""
+
+
+@hookspec(firstresult=True)
+def maestro_quality(call: Call, endpoint: Endpoint) -> float | None:
+    """Return how good an endpoint is at this call, from 0 to 1, in place of what was declared."""
 
 
 @hookspec

@@ -13,6 +13,7 @@ from .circles import Circles
 from .doors import Doors
 from .forks import fork_safe_lock
 from .incidents import Incidents
+from .learned import Learned
 from .ledger import open_ledger
 from .money import Dollars, parse_usd
 from .open_call import OpenCall
@@ -60,6 +61,7 @@ class Maestro:
         self.circles = Circles(self)
         self.runs = Runs(self)
         self.doors = Doors(self)
+        self.learned = Learned()
         self._spool = Spool(self.ledger, self.settings.allow_nanos)
         self.admission = Admission(
             self.settings,
@@ -120,6 +122,8 @@ class Maestro:
         """As `settle`, with further facts for the journal (JSON values)."""
         if usage is not None and not isinstance(usage, Usage):
             usage = Usage.parse(reservation.call.provider, usage)
+        if reservation.detail:
+            detail = {**reservation.detail, **detail}
         if usage is not None and usage.model and usage.model != reservation.call.model:
             detail = {**detail, "response_model": usage.model}
         settlement = self.admission.quotes.settlement(reservation, usage, detail)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .types import Call
     from .usage import Usage
 
-__all__ = ["Known", "Prefixes"]
+__all__ = ["Known", "Prefixes", "fingerprint"]
 
 _MOST = 40_000
 # What a chat format may put around a reply when it comes back as input.
@@ -46,10 +46,10 @@ class Prefixes:
         """Remember what the provider counted for a call's input, and for its input together with its reply."""
         if not call.history or not usage.input_tokens or usage.lines or usage.flags:
             return  # parts of it may not have been counted
-        chain, tools = _chain(call, call.history)[-1], _fingerprint(call.tools)
+        chain, tools = _chain(call, call.history)[-1], fingerprint(call.tools)
         found = {chain: usage.input_tokens}
         if reply is not None and call.n == 1:
-            found[hash((chain, _fingerprint(reply)))] = usage.input_tokens + usage.output_tokens + _FRAMING
+            found[hash((chain, fingerprint(reply)))] = usage.input_tokens + usage.output_tokens + _FRAMING
         with self._lock:
             for beginning, tokens in found.items():
                 for key in ((beginning, tools), (beginning, None)):
@@ -62,7 +62,7 @@ class Prefixes:
         """Return the longest counted beginning of a call's conversation, or None."""
         if not call.history or not self._tokens:
             return None
-        chains, tools = _chain(call, call.history), _fingerprint(call.tools)
+        chains, tools = _chain(call, call.history), fingerprint(call.tools)
         for end in range(len(chains), 0, -1):
             for key in ((chains[end - 1], tools), (chains[end - 1], None)):
                 tokens = self._tokens.get(key)
@@ -76,17 +76,18 @@ def _chain(call: Call, messages: Sequence[Mapping[str, object]]) -> list[int]:
     chain = hash((call.provider, call.model))
     found = []
     for message in messages:
-        chain = hash((chain, _fingerprint(message)))
+        chain = hash((chain, fingerprint(message)))
         found.append(chain)
     return found
 
 
-def _fingerprint(value: object) -> int:
+def fingerprint(value: object) -> int:
+    """Return a process's own hash of plain data, whatever its nesting; no text can be got back from it."""
     # Plain types first: abstract classes are slow to check, and most of a conversation is dicts of strings.
     if isinstance(value, str) or value is None:
         return hash(value)
     if isinstance(value, (dict, Mapping)):
-        return hash(tuple([(key, _fingerprint(part)) for key, part in value.items()]))
+        return hash(tuple([(key, fingerprint(part)) for key, part in value.items()]))
     if isinstance(value, (list, Sequence)) and not isinstance(value, bytes):
-        return hash(tuple([_fingerprint(part) for part in value]))
+        return hash(tuple([fingerprint(part) for part in value]))
     return hash(value) if isinstance(value, int | float | bytes) else hash(repr(value))

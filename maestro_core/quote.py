@@ -90,6 +90,26 @@ class Quotes:
         )
         return once if call.attempts == 1 else _times(once, call.attempts)
 
+    def expected(self, call: Call, usage: Usage) -> int | None:
+        """Return what a call would come to with this usage, in nano-dollars, or None where no price is known."""
+        cost = self._by_plugin(call, usage)
+        if cost is not None:
+            return cost.nanos
+        spent = Spent(
+            provider=call.provider,
+            model=call.model,
+            usage=usage,
+            at=call.at or datetime.now(UTC),
+            tier=call.tier,
+            endpoint=call.endpoint,
+            base_url=_normal(call.base_url),
+            declared=call.price,
+        )
+        try:
+            return self._layers.price(spent).cost.nanos
+        except PriceNotFound:
+            return None
+
     def _by_plugin(self, call: Call, usage: Usage) -> Cost | None:
         if call.price is not None:
             return None

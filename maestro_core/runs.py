@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from .circles import Use
+    from .doors import Offer
     from .loops import Scope
     from .maestro import Maestro
     from .telemetry import Drawing, Operation
@@ -72,6 +73,7 @@ class _OpenCall:
     began_ns: int
     scope: Scope
     first_chunk_ns: int = 0
+    offer: Offer | None = None
 
 
 class Runs:
@@ -216,9 +218,10 @@ class Runs:
     def around(self, attribution: Attribution, instance: Hashable = None) -> Iterator[None]:
         """Calls inside the block are for this, where the framework's run tree says nothing else.
 
-        `instance` tells one run of an agent from the next.
+        `instance` tells one run of an agent from the next; None: that of the block around.
         """
-        token, one = _around.set(attribution), _instance.set(instance)
+        inside = _instance.get() if instance is None else instance
+        token, one = _around.set(attribution), _instance.set(inside)
         try:
             yield
         finally:
@@ -269,9 +272,11 @@ class Runs:
         root = self._runs.get(parent.root_id) if parent else None
         if root:
             root.calls.add(run_id)
-        self._calls[run_id] = _OpenCall(
+        opened = _OpenCall(
             reservation, call, drawing, parent, root, operation, time.perf_counter_ns(), scope
         )
+        opened.offer = self._maestro.doors.offered() if offered else None
+        self._calls[run_id] = opened
 
     def call(self, run_id: Hashable) -> Call | None:
         """Return the open call of a run id, or None."""
@@ -314,6 +319,8 @@ class Runs:
         if error is not None:
             facts["error"] = type(error).__qualname__
         record = self._safely(lambda: self._maestro.settle_with(call.reservation, usage, facts))
+        if call.offer is not None:
+            call.offer.record, call.offer.usage = record, usage
         self._tell(call, taken_ns, record, error)
         return record
 

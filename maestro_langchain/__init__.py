@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .callbacks import MaestroCallbackHandler
+from .chat_models import RoutedChatModel
 from .embeddings import governed
 from .installation import install
 
 if TYPE_CHECKING:
     from .middleware import MaestroMiddleware
 
-__all__ = ["MaestroCallbackHandler", "MaestroMiddleware", "governed", "install"]
+__all__ = ["MaestroCallbackHandler", "MaestroMiddleware", "RoutedChatModel", "governed", "install"]
 
 
 def __getattr__(name: str) -> Any:

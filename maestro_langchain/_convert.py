@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIMITS",
+    "ROUTED",
     "base_url",
     "dimensions",
     "is_cache_hit",
@@ -93,6 +94,9 @@ _DEFAULT_RETRIES = {
     "x-ai": 2,
     "deepseek": 2,
 }
+
+# What a routed model calls its own kind; the calls are those of its endpoints.
+ROUTED = "maestro-routed"
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 _REFERENCES = ("previous_response_id", "conversation", "prompt")

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from langchain.agents.middleware.types import ModelRequest
     from langchain_core.language_models import BaseChatModel
 
-__all__ = ["limit_settings", "model_key", "own_limit", "request_call", "without_sdk_retries"]
+__all__ = [
+    "SLACK",
+    "carried",
+    "least_output",
+    "limit_settings",
+    "model_key",
+    "own_limit",
+    "request_call",
+    "without_sdk_retries",
+]
 
 # The package that a model's class comes from, and the call arguments that set its output limit for certain.
 # ChatOpenAI needs both names: either one alone loses to the constructor's or to a bound one, in one API or the other.
@@ -34,7 +43,7 @@ _REASONING_TOKENS = 4_096
 # What a model's constructor puts into each request that the handler will count like a tool: it cannot know better.
 _CARRIED = ("extra_body", "model_kwargs", "reasoning", "thinking", "stop", "stop_sequences")
 # What an integration may add to a request beyond the messages and tools: names, markers, an empty system block.
-_SLACK = " " * 256
+SLACK = " " * 256
 
 
 def model_key(model: BaseChatModel) -> tuple[str, str]:
@@ -97,21 +106,20 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
     messages = [request.system_message, *request.messages] if request.system_message else request.messages
     tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
     shape: Any = getattr(request.response_format, "schema", request.response_format)
-    own_parts = [getattr(model, name, None) for name in _CARRIED]
     parts = [
         *tools,
         convert_to_openai_tool(shape) if shape is not None else None,
         request.model_settings,
-        *own_parts,
+        *carried(model),
     ]
     return Call(
         provider=provider,
         model=name,
-        input=_SLACK,
+        input=SLACK,
         history=to_input(messages),
         max_output_tokens=own_limit(model, request.model_settings),
         tools=[part for part in parts if part],
-        least_output_tokens=_least(model, provider),
+        least_output_tokens=least_output(model, provider),
         n=int(getattr(model, "n", None) or 1),
         tier=getattr(model, "service_tier", None),
         attribution=Attribution(own),
@@ -120,7 +128,12 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
     )
 
 
-def _least(model: BaseChatModel, provider: str) -> int:
+def carried(model: BaseChatModel) -> list[Any]:
+    """Return what a model's constructor puts into each request besides what is asked."""
+    return [part for name in _CARRIED if (part := getattr(model, name, None))]
+
+
+def least_output(model: BaseChatModel, provider: str) -> int:
     """Return the output tokens below which a thinking model gives no answer."""
     thinking = getattr(model, "thinking", None)
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None

@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from maestro_core import CapExceeded, Maestro
 from maestro_core.failures import classify
 
-from ._convert import dimensions, is_cache_hit, to_call, to_input, to_reply, to_result, to_usage
+from ._convert import ROUTED, dimensions, is_cache_hit, to_call, to_input, to_reply, to_result, to_usage
 from ._peers import found_span
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         metadata: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
-        own = dimensions(metadata, self.maestro.settings.dimensions)
         params = kwargs.get("invocation_params") or {}
+        if params.get("_type") == ROUTED:
+            return
+        own = dimensions(metadata, self.maestro.settings.dimensions)
         call = to_call(serialized, payload, history, metadata, params, own)
         try:
             found = found_span(self, run_id)

@@ -6,20 +6,20 @@ import asyncio
 import itertools
 import time
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tracers.context import register_configure_hook
 
 from maestro_core import CapExceeded, Maestro
+from maestro_core.doors import Terms
 from maestro_core.failures import classify, pause_s
 from maestro_core.money import parse_usd
 from maestro_core.types import Attribution, new_key
 
-from ._convert import dimensions
+from ._convert import ROUTED
+from ._door import ended_at_limit, seen_by, where
 from ._models import limit_settings, request_call, without_sdk_retries
 from ._watch import Watch
 from .callbacks import MaestroCallbackHandler, as_langchain
@@ -40,12 +40,6 @@ ExitBehavior = Literal["error", "end", "wrap_up", "interrupt"]
 
 _LAST_WORDS = "The budget of this run is used up. Give your best answer now from what you have; use no tools."
 _MOST_RUNS = 10_000
-_CUT = frozenset({"length", "max_tokens", "MAX_TOKENS", "model_length"})
-
-# LangChain asks this variable for a handler whenever it configures a run, so that a call through this door is seen
-# although the user attached no handler.
-_handler: ContextVar[MaestroCallbackHandler | None] = ContextVar("maestro_handler", default=None)
-register_configure_hook(_handler, inheritable=False)
 
 
 class _State(AgentState[Any]):
@@ -63,6 +57,7 @@ class _Passage:
     call: Call
     inner: bool  # whether the agent runs inside a tool of another one
     fits: bool
+    routed: bool = False
 
     def limit(self, reservation: Reservation) -> dict[str, int]:
         """Return the call arguments that set the output limit which is held for, if it was fitted."""
@@ -194,6 +189,9 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     def _send(
         self, passage: _Passage, handler: Callable[..., ModelResponse[Any]], *, last: bool = False
     ) -> ModelResponse[Any]:
+        if passage.routed:
+            with self._around(passage, last=last):
+                return handler(passage.request)
         doors = self.maestro.doors
         for attempt in range(passage.retries + 1):
             call = replace(passage.call, key=new_key())
@@ -216,6 +214,9 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     async def _asend(
         self, passage: _Passage, handler: Callable[..., Awaitable[ModelResponse[Any]]], *, last: bool = False
     ) -> ModelResponse[Any]:
+        if passage.routed:
+            with self._around(passage, last=last):
+                return await handler(passage.request)
         doors = self.maestro.doors
         for attempt in range(passage.retries + 1):
             call = replace(passage.call, key=new_key())
@@ -236,32 +237,43 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     @contextmanager
     def _door(self, reservation: Reservation, passage: _Passage) -> Iterator[None]:
-        token = _handler.set(self._handler)
-        try:
-            with (
-                self.maestro.doors.offer(reservation, passage.limit(reservation)),
-                self.maestro.runs.around(reservation.call.attribution, _turn(passage.request.state)),
-            ):
-                yield
-        finally:
-            _handler.reset(token)
+        with (
+            seen_by(self._handler),
+            self.maestro.doors.offer(reservation, passage.limit(reservation)),
+            self.maestro.runs.around(reservation.call.attribution, _turn(passage.request.state)),
+        ):
+            yield
+
+    @contextmanager
+    def _around(self, passage: _Passage, *, last: bool) -> Iterator[None]:
+        """A routed model is called inside the block; it reserves for itself, once it knows which endpoint is asked."""
+        terms = Terms(keeps_last=self._keeps_last(passage, last=last), last=last, whole=True)
+        with (
+            seen_by(self._handler),
+            self.maestro.doors.terms(terms),
+            self.maestro.runs.around(passage.call.attribution, _turn(passage.request.state)),
+        ):
+            yield
 
     @contextmanager
     def _tool_door(self, request: ToolCallRequest) -> Iterator[None]:
-        token = _handler.set(self._handler)  # so that models called inside a tool are governed, too
-        try:
-            with self.maestro.runs.around(self._inside_tool(request), _turn(request.state)):
-                yield
-        finally:
-            _handler.reset(token)
+        # The handler is there so that models called inside a tool are governed, too; whatever they are, the terms of
+        # the agent's own calls are not theirs.
+        with (
+            seen_by(self._handler),
+            self.maestro.doors.terms(Terms()),
+            self.maestro.runs.around(self._inside_tool(request), _turn(request.state)),
+        ):
+            yield
 
     def _passage(self, request: ModelRequest[Any]) -> _Passage:
         config = _config()
-        where, inner = self._where(config, str(request.state.get("maestro_run") or ""))
-        model, retries = without_sdk_retries(request.model)
-        call = request_call(request, {})
+        found, inner = self._where(config, str(request.state.get("maestro_run") or ""))
+        routed = request.model._llm_type == ROUTED  # noqa: SLF001 - a model's own name for its kind
+        model, retries = (request.model, 0) if routed else without_sdk_retries(request.model)
+        call = replace(request_call(request, {}), attribution=found)
         fits = limit_settings(model, 1) is not None
-        return _Passage(request, model, retries, replace(call, attribution=where), inner, fits)
+        return _Passage(request, model, retries, call, inner, fits, routed)
 
     def _where(self, config: RunnableConfig, run: str) -> tuple[Attribution, bool]:
         """Return whom the agent's calls are for, and whether it runs inside a tool."""
@@ -270,19 +282,18 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         parent = _parent(config)
         if run:
             runs.name(parent, run)
-        own = dimensions(metadata, self.maestro.settings.dimensions)
-        where = runs.attribution(parent, {**({"run": run} if run else {}), **own})
-        agent, path = metadata.get("lc_agent_name"), where.path
+        found = where(self.maestro, parent, metadata, {"run": run} if run else {})
+        agent, path = metadata.get("lc_agent_name"), found.path
         inner = any(kind == "tool" for kind, _ in path)
         if agent and (not path or path[-1] != ("agent", agent)):
             path = (*path, ("agent", str(agent)))
-        return Attribution(where.dimensions, path), inner
+        return Attribution(found.dimensions, path), inner
 
     def _inside_tool(self, request: ToolCallRequest) -> Attribution:
-        where, _ = self._where(_config(), str((request.state or {}).get("maestro_run") or ""))
+        found, _ = self._where(_config(), str((request.state or {}).get("maestro_run") or ""))
         name = str(request.tool_call["name"])
-        path = where.path if where.path[-1:] == (("tool", name),) else (*where.path, ("tool", name))
-        return Attribution(where.dimensions, path)
+        path = found.path if found.path[-1:] == (("tool", name),) else (*found.path, ("tool", name))
+        return Attribution(found.dimensions, path)
 
     def _checked(self, response: ModelResponse[Any], reservation: Reservation) -> ModelResponse[Any]:
         """Mark a fitted answer; one that was cut because it was fitted has reached the cap."""
@@ -292,9 +303,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         for message in response.result:
             if isinstance(message, AIMessage):
                 message.response_metadata["maestro"] = {"fitted_output_tokens": fitted}
-                ended = {str(message.response_metadata.get(key)) for key in ("finish_reason", "stop_reason")}
-                details = message.response_metadata.get("incomplete_details") or {}
-                if ended & _CUT or details.get("reason") == "max_output_tokens":
+                if ended_at_limit(message):
                     raise as_langchain(self.maestro.admission.cut(reservation, message.text))
         return response
 

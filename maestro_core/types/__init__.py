@@ -21,18 +21,22 @@ from ._ledger import (
     Ticket,
 )
 from ._report import Report, ReportRow, Tree
+from ._routing import SLA, Candidate, Decision
 
 __all__ = [
+    "SLA",
     "UNATTRIBUTED",
     "Alert",
     "Attribution",
     "Bucket",
     "Budget",
     "Call",
+    "Candidate",
     "Cap",
     "CapStatus",
     "Cost",
     "CostLine",
+    "Decision",
     "Every",
     "Fit",
     "Held",

@@ -260,6 +260,7 @@ class Reservation:
         capped: Whether a cap applies.
         fitted_output_tokens: The output limit that the request must carry, if the hold was fitted below its own.
         spooled: Whether the ledger could not be reached: the call is written down once it can be again.
+        detail: Facts for the row that settles it, as JSON values: the decision of a routed call.
     """
 
     key: str
@@ -270,6 +271,7 @@ class Reservation:
     capped: bool = False
     fitted_output_tokens: int | None = None
     spooled: bool = False
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

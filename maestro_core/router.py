@@ -1,0 +1,277 @@
+"""From a call to the decision who serves it.
+
+Framework-neutral: an adapter says what is asked (`Ask`) and what its endpoints are (`Facts`), and sends. What is learned
+is kept with the `Maestro`, under what makes an endpoint itself, so that routers made anew for each request learn together.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from .cachestate import beginnings
+from .estimate import context_window, input_bound
+from .health import Prior
+from .prices.caching import asked_writes
+from .prices.entries import endpoint_price
+from .routing import decide
+from .types import SLA, Attribution, Call, Candidate
+from .usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from .endpoints import Facts
+    from .health import Health
+    from .learned import Learned
+    from .maestro import Maestro
+    from .prices.entries import PriceEntry
+    from .types import Decision
+
+__all__ = ["EXPLORE_AFTER_S", "EXPLORE_ONE_IN", "Ask", "Measured", "Router"]
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_UNMEASURED_BYTES = 4_000
+
+# Cheaper endpoints that miss the SLA are asked again, at most once in so many calls and not sooner than that after
+# they were last heard of; never for a conversation that would lose more of its cached prompt than this.
+EXPLORE_ONE_IN = 50
+EXPLORE_AFTER_S = 30.0
+_EXPLORE_TOKENS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One model call, before it is known who serves it.
+
+    Args:
+        input: As in `Call`, and so the next three.
+        history: Likewise.
+        tools: Likewise.
+        max_output_tokens: The output limit that the request carries itself.
+        needs: What an endpoint must be able to do: `"tools"`, `"images"`, `"structured_output"`.
+        attribution: Whom it is for.
+        sla: What is asked of the endpoint.
+    """
+
+    input: object = None
+    history: Sequence[Mapping[str, object]] = ()
+    tools: Sequence[object] = ()
+    max_output_tokens: int | None = None
+    needs: frozenset[str] = frozenset()
+    attribution: Attribution = field(default_factory=Attribution)
+    sla: SLA = field(default_factory=SLA)
+
+    def call(self, facts: Facts, price: PriceEntry | None, *, key: str = "") -> Call:
+        """Return the call that this becomes at an endpoint."""
+        return Call(
+            provider=facts.provider,
+            model=facts.model,
+            input=self.input,
+            history=self.history,
+            tools=[*self.tools, *facts.carried],
+            max_output_tokens=self.limit(facts),
+            least_output_tokens=facts.least_output_tokens,
+            n=facts.n,
+            tier=facts.tier,
+            attribution=self.attribution,
+            name=facts.label,
+            key=key,
+            endpoint=facts.name,
+            base_url=facts.base_url,
+            price=price,
+        )
+
+    def limit(self, facts: Facts) -> int | None:
+        """Return the output limit at an endpoint; which of two wins differs, and the larger one cannot be too small."""
+        own, asked = facts.max_output_tokens, self.max_output_tokens
+        return asked if own is None else own if asked is None else max(own, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is the same of a call at every endpoint: the beginnings of its conversation, and its size in bytes."""
+
+    chain: Sequence[int]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What was known at one moment, for all endpoints."""
+
+    ask: Ask
+    measured: Measured
+    now_s: float
+    warm: Mapping[Hashable, int]
+    outputs: Mapping[Hashable, int]
+    peers: Prior | None
+
+
+class Router:
+    """Decides between the endpoints of one routed model.
+
+    Args:
+        maestro: Where the money is, and what was learned.
+        facts: The endpoints, in the order of their declaration.
+        now_s: A monotonic clock, in seconds.
+
+    Raises:
+        SettingsError: For a malformed `Endpoint(price=...)`.
+        ValueError: Without endpoints.
+    """
+
+    def __init__(
+        self, maestro: Maestro, facts: Sequence[Facts], *, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        if not facts:
+            raise ValueError("endpoints=[]: give at least one chat model, or Endpoint(model)")
+        self.maestro = maestro
+        self.facts = {each.name: each for each in facts}
+        self.now_s = now_s
+        self._keys = [each.key for each in facts]
+        self._prices = {
+            each.name: None if each.endpoint.price is None else endpoint_price(each.endpoint.price)
+            for each in facts
+        }
+        self._contexts = {
+            each.name: each.context_tokens or context_window(each.provider, each.model) for each in facts
+        }
+
+    @property
+    def learned(self) -> Learned:
+        """What the process knows about endpoints."""
+        return self.maestro.learned
+
+    def call(self, name: str, ask: Ask, key: str) -> Call:
+        """Return the call that a request becomes at an endpoint."""
+        return ask.call(self.facts[name], self._prices[name], key=key)
+
+    def measure(self, ask: Ask) -> Measured:
+        """Return what is the same of a call at every endpoint; for a long conversation that takes longest."""
+        size = input_bound([ask.input, *ask.history], tools=ask.tools)
+        return Measured(beginnings(ask.tools, ask.history), _UNMEASURED_BYTES if size is None else size)
+
+    def decide(
+        self,
+        ask: Ask,
+        measured: Measured | None = None,
+        *,
+        tried: Mapping[str, str] = _NOTHING,
+    ) -> Decision:
+        """Return who serves a call, as far as can be told without asking for money.
+
+        Args:
+            ask: The call.
+            measured: From `measure`, if it was measured already.
+            tried: The endpoints that failed in this call already, and how.
+        """
+        measured = measured or self.measure(ask)
+        calls = {name: ask.call(facts, self._prices[name]) for name, facts in self.facts.items()}
+        quality = self._qualities(calls)
+        with self.learned.lock:
+            view = self._view(ask, measured)
+            candidates = [
+                self._candidate(calls[name], view, quality[name], tried.get(name, "")) for name in self.facts
+            ]
+            decision = decide(candidates, ask.sla)
+            explore = "" if tried else self._explored(decision, view)
+        return decide(candidates, ask.sla, explore=explore) if explore else decision
+
+    def _view(self, ask: Ask, measured: Measured) -> _View:
+        learned, now_s = self.learned, self.now_s()
+        return _View(
+            ask=ask,
+            measured=measured,
+            now_s=now_s,
+            warm=learned.caches.expected(self._keys, measured.chain, now_s) if measured.chain else {},
+            outputs=learned.output_tokens(self._keys, ask.attribution.value("agent")),
+            peers=learned.peers(self._keys, now_s),
+        )
+
+    def _candidate(self, call: Call, view: _View, quality: float | None, tried: str) -> Candidate:
+        facts, ask, now_s = self.facts[call.endpoint], view.ask, view.now_s
+        key = facts.key
+        health, limit = self.learned.health[key], ask.limit(facts)
+        tokens = self.learned.input_tokens(key, view.measured.size)
+        warm, output = min(tokens, view.warm.get(key, 0)), view.outputs[key]
+        output = output if limit is None else min(output, limit)
+        latency = health.latency.forecast(self._prior(facts, health, view), now_s)
+        ttft = health.ttft.forecast(None, now_s)
+        sla = ask.sla
+        return Candidate(
+            name=facts.name,
+            provider=facts.provider,
+            model=facts.model,
+            lacks=tuple(sorted(ask.needs & facts.lacks)),
+            input_tokens=tokens,
+            output_tokens=output,
+            warm_tokens=warm,
+            context_tokens=_room(self._contexts[facts.name], limit, health.overflowed_tokens),
+            quality=quality,
+            health=health.breaker.says(now_s),
+            latency_ms_p95=latency.p95_ms if latency else None,
+            latency_chance=latency.chance(sla.latency_ms_p95) if latency and sla.latency_ms_p95 else None,
+            ttft_ms_p95=ttft.p95_ms if ttft else None,
+            ttft_chance=ttft.chance(sla.ttft_ms_p95) if ttft and sla.ttft_ms_p95 else None,
+            error_rate=health.errors.rate(),
+            error_rate_least=health.errors.least(now_s),
+            cost_nanos=self._expected_nanos(call, tokens, warm, output),
+            tried=tried,
+        )
+
+    def _prior(self, facts: Facts, health: Health, view: _View) -> Prior | None:
+        """Return what was declared; else, once there is something to shrink, what the others are like.
+
+        Of an endpoint that was never asked nothing is assumed: it shall be asked.
+        """
+        if facts.endpoint.latency_ms_p95 is not None:
+            return Prior.of_p95(facts.endpoint.latency_ms_p95)
+        return view.peers if health.latency.known(view.now_s) >= 1 else None
+
+    def _qualities(self, calls: Mapping[str, Call]) -> dict[str, float | None]:
+        declared = {name: facts.endpoint.quality for name, facts in self.facts.items()}
+        hook = self.maestro.plugins.hook.maestro_quality
+        if not hook.get_hookimpls():
+            return declared
+        found = {name: hook(call=call, endpoint=self.facts[name].endpoint) for name, call in calls.items()}
+        return {name: declared[name] if said is None else said for name, said in found.items()}
+
+    def _expected_nanos(self, call: Call, tokens: int, warm: int, output: int) -> int | None:
+        """Return what a call is expected to cost: what is warm at the cache's price, what is new as it would be written."""
+        counts: dict[str, Any] = {"input_tokens": tokens, "output_tokens": output * call.n}
+        if warm:
+            counts["cache_read_tokens"] = warm
+        if "claude" in call.model.lower() and (written := asked_writes(call)) != "none":
+            kind = "cache_write_1h_tokens" if written == "1h" else "cache_write_tokens"
+            counts[kind] = tokens - warm
+        return self.maestro.admission.quotes.expected(call, Usage(**counts))
+
+    def _explored(self, decision: Decision, view: _View) -> str:
+        """Return the cheaper endpoint that shall be asked although it missed the SLA lately, or nothing."""
+        learned = self.learned
+        learned.calls_since_explored += 1
+        if decision.relaxed or not decision.ranking or learned.calls_since_explored < EXPLORE_ONE_IN:
+            return ""
+        seen = {each.name: each for each in decision.candidates}
+        chosen = seen[decision.chosen]
+        if chosen.cost_nanos is None or chosen.warm_tokens > _EXPLORE_TOKENS:
+            return ""
+        for name in decision.ranking[1:]:
+            other, health = seen[name], learned.health[self.facts[name].key]
+            cheaper = other.cost_nanos is not None and other.cost_nanos < chosen.cost_nanos
+            stale = view.now_s - health.seen_s() >= EXPLORE_AFTER_S
+            if cheaper and stale and other.verdict.startswith("sla:"):
+                learned.calls_since_explored, health.explored_s = 0, view.now_s
+                return name
+        return ""
+
+
+def _room(context: int | None, limit: int | None, overflowed: int | None) -> int | None:
+    """Return how long a prompt may be, the room for its answer deducted."""
+    room = None if context is None else context - min(limit or 0, context)
+    if overflowed is None:
+        return room
+    return overflowed - 1 if room is None else min(room, overflowed - 1)
