@@ -272,9 +272,7 @@ class Runs:
         root = self._runs.get(parent.root_id) if parent else None
         if root:
             root.calls.add(run_id)
-        opened = _OpenCall(
-            reservation, call, drawing, parent, root, operation, time.perf_counter_ns(), scope
-        )
+        opened = _OpenCall(reservation, call, drawing, parent, root, operation, time.perf_counter_ns(), scope)
         opened.offer = self._maestro.doors.offered() if offered else None
         self._calls[run_id] = opened
 

@@ -191,7 +191,9 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     ) -> ModelResponse[Any]:
         if passage.routed:
             with self._around(passage, last=last):
-                return handler(passage.request)
+                response = handler(passage.request)
+            self._watch.passed(passage.turn, response.result)
+            return response
         doors = self.maestro.doors
         for attempt in range(passage.retries + 1):
             call = replace(passage.call, key=new_key())
@@ -216,7 +218,9 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     ) -> ModelResponse[Any]:
         if passage.routed:
             with self._around(passage, last=last):
-                return await handler(passage.request)
+                response = await handler(passage.request)
+            self._watch.passed(passage.turn, response.result)
+            return response
         doors = self.maestro.doors
         for attempt in range(passage.retries + 1):
             call = replace(passage.call, key=new_key())
