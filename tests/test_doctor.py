@@ -1,10 +1,14 @@
 """`maestro doctor` and `maestro price`: what they find out without a call being made."""
 
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +16,8 @@ from typer.testing import CliRunner
 from maestro_core import Maestro, Usage, attribution
 from maestro_core.cli import app
 from maestro_core.types import Call
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +168,86 @@ def test_the_price_book_has_an_age_and_what_is_unpriced_is_named(place):
     assert any("openai:in-house" in note for note in found["notes"])
     assert found["ok"]
     assert f"newest price of {found['newest_price']}" in run("doctor").stdout
+
+
+# -- presumed spend ----------------------------------------------------------------------------------------------------
+
+
+def left_behind():
+    """Make an open call in a process that ends."""
+    code = """
+from maestro_core import Maestro
+from maestro_core.types import Call
+call = Call(provider="openai", model="gpt-5-mini", input="hello", max_output_tokens=300)
+print(Maestro().reserve(call).key)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return answer.stdout.strip()
+
+
+def test_doctor_shows_what_an_ended_process_left_behind(ledger):
+    key = left_behind()
+    found = asked("doctor")
+    assert {hold["key"]: hold["state"] for hold in found["ledger"]["holds"]}[key] == "presumed"
+    assert sorted(hold["state"] for hold in found["ledger"]["holds"]) == ["held", "presumed"]  # we live
+    assert any("calls presumed spent" in note for note in found["notes"])
+    text = run("doctor").stdout
+    assert key in text
+    assert "--correct KEY --cost DOLLARS" in text
+
+
+def test_a_person_corrects_what_was_presumed_and_again(ledger):
+    key = left_behind()
+    assert f"corrected: call {key} cost $0.12" in run("doctor", "--correct", key, "--cost", "0.12").stdout
+    assert booked(ledger, key) == (("presumed", "corrected"), 120_000_000)
+    found = asked("doctor", "--correct", key, "--cost", "$0.10")
+    assert found["corrected"] == {"key": key, "cost": "0.1"}
+    kinds, nanos = booked(ledger, key)
+    assert (kinds, nanos) == (("presumed", "corrected", "corrected"), 100_000_000)
+    assert found["ledger"]["differences"] == []
+    assert key not in {hold["key"] for hold in found["ledger"]["holds"]}
+
+
+def test_a_person_corrects_what_was_settled(ledger):
+    with closing(sqlite3.connect(ledger)) as database:
+        [(key,)] = database.execute("SELECT key FROM journal WHERE kind = 'settled'")
+    run("doctor", "--correct", key, "--cost", "0")
+    assert booked(ledger, key) == (("settled", "corrected"), 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (("--correct", "KEY"), 2, "go together"),
+        (("--cost", "1"), 2, "go together"),
+        (("--correct", "KEY", "--cost", "much"), 2, "not an amount of US dollars"),
+        (("--correct", "KEY", "--cost", "-1"), 2, "cost"),
+        (("--correct", "KEY", "--cost", "1"), 1, "was not settled"),
+    ],
+)
+def test_a_correction_that_makes_no_sense_changes_nothing(ledger, arguments, code, why):
+    before = ledger.read_bytes()
+    result = run("doctor", *arguments, code=code)
+    assert why in result.stderr
+    assert ledger.read_bytes() == before
+
+
+def test_a_call_that_is_still_open_is_not_corrected(ledger):
+    with closing(sqlite3.connect(ledger)) as database:
+        [(key,)] = database.execute("SELECT key FROM holds")
+    result = run("doctor", "--correct", key, "--cost", "1", code=1)
+    assert f"call {key} is still open in process {os.getpid()}" in result.stderr
+
+
+def booked(path, key):
+    with closing(sqlite3.connect(path)) as database:
+        rows = database.execute(
+            "SELECT kind, cost_nanos FROM journal WHERE key = ? ORDER BY seq", (key,)
+        ).fetchall()
+    return tuple(kind for kind, _ in rows), sum(cost for _, cost in rows)
 
 
 # -- price -------------------------------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
-"""Pricing history again: what recorded calls come to by today's prices, and the corrections that follow."""
+"""Corrections of recorded calls: by today's prices, or by hand."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from maestro_core.errors import MaestroError
 from maestro_core.plugins import observe
 from maestro_core.quote import Quotes
+from maestro_core.types import Settlement
 
 if TYPE_CHECKING:
     from maestro_core.maestro import Maestro
     from maestro_core.types import Record
 
-__all__ = ["Change", "Repricing", "price_again"]
+__all__ = ["Change", "Repricing", "correct_by_hand", "price_again"]
 
 
 @dataclass(slots=True)
@@ -53,6 +55,28 @@ class _Counted:
         self.estimated += record.estimated_nanos
         self.unpriced = bool(record.unpriced)
         self.released = self.released or record.kind == "released"
+
+
+def correct_by_hand(maestro: Maestro, key: str, cost_nanos: int) -> Record:
+    """Journal what a person says that a call cost: one presumed spent, or settled before.
+
+    Raises:
+        MaestroError: If the call is still open: its process is alive and will settle it.
+        ReservationClosed: If the ledger does not know the call, or it was released.
+    """
+    truth = Settlement(cost_nanos=cost_nanos, detail={"reason": "corrected by hand"})
+    hold = next((each for each in maestro.ledger.holds() if each.key == key), None)
+    if hold is None:
+        record = maestro.ledger.correct(key, truth)
+    elif hold.state == "presumed":
+        record = maestro.ledger.settle(key, truth)
+    else:
+        pid = hold.owner.partition("-")[0]
+        raise MaestroError(
+            f"call {key} is still open in process {pid}, which will settle it; it can be corrected afterwards"
+        )
+    observe(maestro.plugins, "maestro_settled", record=record)
+    return record
 
 
 def price_again(maestro: Maestro, since_us: int, until_us: int | None, *, write: bool) -> Repricing:

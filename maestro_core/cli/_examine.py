@@ -1,4 +1,4 @@
-"""What `maestro doctor` finds out. It changes nothing: no ledger is created, no hold is touched."""
+"""What `maestro doctor` finds out. No ledger is created, and what living processes hold is not touched."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import re
 from contextlib import closing
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def examine(*, reconcile: bool = False) -> dict[str, Any]:
         "otlp_endpoint": _otlp_endpoint(),
     }
     notes = _notes(extras) + _price_notes(facts["newest_price"], facts["ledger"]["unpriced"])
+    notes += _presumed_notes(facts["ledger"]["holds"])
     if facts["ledger"]["differences"]:
         notes.append("maestro doctor --reconcile puts counters right that differ from the journal")
     return {"ok": not problems, "problems": problems, "notes": notes, **facts}
@@ -80,6 +82,16 @@ def _price_notes(newest: str | None, unpriced: Sequence[Mapping[str, Any]]) -> l
         more = f" and {len(unpriced) - _MOST_NAMED} more" if len(unpriced) > _MOST_NAMED else ""
         notes.append(f"calls without a whole price: {models}{more}; say what they cost in [[prices]]")
     return notes
+
+
+def _presumed_notes(holds: Sequence[Mapping[str, Any]]) -> list[str]:
+    presumed = [Decimal(hold["amount"]) for hold in holds if hold["state"] == "presumed"]
+    if not presumed:
+        return []
+    count, dollars = len(presumed), sum(presumed)
+    return [
+        f"calls presumed spent, since nobody saw them end: {count}, ${dollars:f}; maestro doctor --correct KEY --cost DOLLARS"
+    ]
 
 
 def _notes(extras: Mapping[str, str | None]) -> list[str]:
@@ -159,6 +171,7 @@ def _ledger(
         )
         if ledger is not None:
             with closing(ledger):
+                ledger.presume()  # what ended processes held; whoever comes next would find it, too
                 if reconcile:
                     found["reconciled"] = _reconciled(ledger)
                 found |= _contents(ledger)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maestro_core.errors import MaestroError
+from maestro_core.money import parse_usd, to_usd
 
 from ._examine import examine
-from ._shared import AsJson, echo_json
+from ._shared import AsJson, echo_json, open_maestro
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,13 +35,23 @@ def doctor(
             "--reconcile", help="Put the ledger's counters right where they differ from its journal."
         ),
     ] = False,
+    correct: Annotated[
+        str | None, typer.Option("--correct", metavar="KEY", help="Journal what a call cost; needs --cost.")
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option("--cost", metavar="DOLLARS", help="What the call with that key cost.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check versions, settings, ledger, price book and plugins.
 
-    Without --reconcile it changes nothing. The exit code is 1 if there is something to fix.
+    Without --reconcile and --correct it changes nothing, save that what ended processes held is presumed spent. The exit
+    code is 1 if there is something to fix.
     """
+    corrected = _corrected(correct, cost)
     found = examine(reconcile=reconcile)
+    if corrected:
+        found["corrected"] = corrected
     if prove:
         found["doors"] = _proofs(found["problems"])
         found["ok"] = not found["problems"]
@@ -50,6 +61,23 @@ def doctor(
         _print(found)
     if not found["ok"]:
         raise typer.Exit(1)
+
+
+def _corrected(key: str | None, cost: str | None) -> dict[str, str] | None:
+    """Correct a call, if that is asked for."""
+    if (key is None) != (cost is None):
+        raise typer.BadParameter("--correct KEY and --cost DOLLARS go together")
+    if key is None or cost is None:
+        return None
+    from ._corrections import correct_by_hand
+
+    try:
+        nanos = parse_usd(cost, name="--cost")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with open_maestro() as maestro:
+        correct_by_hand(maestro, key, nanos)
+    return {"key": key, "cost": f"{to_usd(nanos):f}"}
 
 
 def _proofs(problems: list[str]) -> list[dict[str, Any]]:
@@ -75,11 +103,13 @@ def _print(found: dict[str, Any]) -> None:
         [(name, _shown(each["value"]), each["origin"]) for name, each in found["settings"].items()],
     )
     _section(["part", "state"], _parts(found))
-    _section(["hold", "since", "model", "dollars"], _holds(found["ledger"]["holds"]))
+    _section(["hold", "since", "model", "dollars", "key"], _holds(found["ledger"]["holds"]), text_columns=3)
     _section(
         ["door", "holds", "why"],
         [(each["door"], _HOLDS[each["ok"]], each["detail"]) for each in found.get("doors", ())],
     )
+    if corrected := found.get("corrected"):
+        typer.echo(f"corrected: call {clean(corrected['key'])} cost ${corrected['cost']}")
     for line in found["ledger"]["reconciled"]:
         typer.echo(f"reconciled: {clean(line)}")
     for note in found["notes"]:
@@ -89,11 +119,13 @@ def _print(found: dict[str, Any]) -> None:
     typer.echo("all is well" if found["ok"] else f"to fix: {len(found['problems'])}")
 
 
-def _section(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _section(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int | None = None
+) -> None:
     from maestro_core.terminal import print_table
 
     if lines := list(rows):
-        print_table(header, lines, text_columns=len(header))
+        print_table(header, lines, text_columns=text_columns or len(header))
         typer.echo()
 
 
@@ -123,9 +155,11 @@ def _price_book(found: dict[str, Any]) -> str:
 
 
 def _holds(holds: list[dict[str, Any]]) -> list[list[str]]:
-    rows = [[h["state"], h["at"], f"{h['provider']}:{h['model']}", f"${h['amount']}"] for h in holds]
+    rows = [
+        [h["state"], h["at"], f"{h['provider']}:{h['model']}", f"${h['amount']}", h["key"]] for h in holds
+    ]
     more = len(rows) - _MOST_HOLDS
-    return [*rows[:_MOST_HOLDS], [f"and {more} more", "", "", ""]] if more > 0 else rows
+    return [*rows[:_MOST_HOLDS], [f"and {more} more", "", "", "", ""]] if more > 0 else rows
 
 
 def _shown(value: Any) -> str:
