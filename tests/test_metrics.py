@@ -19,7 +19,7 @@ from maestro_core.money import to_usd
 from maestro_core.telemetry import guard
 from maestro_core.testing import Reply
 from maestro_core.types import Call
-from maestro_langchain import MaestroCallbackHandler
+from maestro_langchain import MaestroCallbackHandler, RoutedChatModel
 
 
 class Read:
@@ -184,6 +184,19 @@ def test_a_late_truth_that_is_lower_is_a_correction(read, make_maestro):
     maestro.settle(reservation, {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
     net = read.total("maestro.cost.usd") - read.total("maestro.cost.corrections.usd")
     assert to_usd(round(net * 1e9)) == maestro.report(since="all").total
+
+
+def test_decisions_and_failovers(read, provider, openai, make_maestro):
+    provider.reply = lambda request: (
+        Reply(status=500) if request.model == "gpt-5-nano" else Reply(text="fine")
+    )
+    endpoints = [openai(model="gpt-5-nano"), openai(model="gpt-5-mini")]
+    RoutedChatModel(endpoints=endpoints, maestro=make_maestro()).invoke("hello")
+    assert [(labels["maestro.endpoint"], count) for labels, count in read["maestro.decisions"]] == [
+        ("gpt-5-mini", 1)
+    ]
+    ((labels, count),) = read["maestro.failovers"]
+    assert (labels["maestro.endpoint"], labels["maestro.reason"], count) == ("gpt-5-nano", "server_error", 1)
 
 
 def test_two_maestros_add_up(read, agent, provider, make_maestro):

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
-from maestro_langchain import MaestroCallbackHandler
+from maestro_langchain import MaestroCallbackHandler, RoutedChatModel
 
 
 @pytest.fixture
@@ -109,3 +109,20 @@ def test_no_content_enters_a_span(spans, provider, openai, make_maestro):
     text = spans.get_finished_spans()[0].to_json()
     assert "mellon" not in text
     assert "friend" not in text
+
+
+def test_a_routed_call_says_where_it_went_and_why(spans, provider, openai, make_maestro):
+    provider.reply = lambda request: (
+        Reply(status=500) if request.model == "gpt-5-nano" else Reply(text="fine")
+    )
+    endpoints = [openai(model="gpt-5-nano"), openai(model="gpt-5-mini")]
+    RoutedChatModel(endpoints=endpoints, maestro=make_maestro()).invoke("hello")
+    failed, served = sorted(spans.get_finished_spans(), key=lambda span: span.start_time)
+    assert failed.name == "chat gpt-5-nano"
+    assert failed.attributes["error.type"]
+    assert "gen_ai.usage.cost" not in failed.attributes
+    assert served.attributes["maestro.endpoint"] == "gpt-5-mini"
+    assert served.attributes["maestro.decision"]
+    assert served.attributes["maestro.failed_over_from"] == ("gpt-5-nano",)
+    (event,) = served.events
+    assert (event.name, event.attributes["maestro.reason"]) == ("maestro.failover", "server_error")

@@ -76,6 +76,8 @@ class _Instruments:
         self.corrections = _Totals(kept=2)
         self.refusals = _Totals(kept=1)
         self.overruns = _Totals(kept=2)
+        self.decisions = _Totals(kept=1)
+        self.failovers = _Totals(kept=1)
         self.watched: weakref.WeakKeyDictionary[Metrics, Callable[[], Sequence[CapStatus]]] = (
             weakref.WeakKeyDictionary()
         )
@@ -89,6 +91,14 @@ class _Instruments:
         )  # fmt: skip
         _observe(meter, names.REFUSALS_METRIC, "{call}", "Calls that a cap did not admit.", self.refusals)
         _observe(meter, names.OVERRUNS_METRIC, "{call}", "Calls that cost more than was held.", self.overruns)
+        _observe(meter, names.DECISIONS_METRIC, "{call}", "Calls by the endpoint chosen.", self.decisions)
+        _observe(
+            meter,
+            names.FAILOVERS_METRIC,
+            "{call}",
+            "Calls that an endpoint failed and another took over.",
+            self.failovers,
+        )
         meter.create_observable_gauge(
             names.HEADROOM_METRIC, [lambda _: self._caps()[0]], "{USD}", "Of each cap's tightest bucket."
         )
@@ -189,6 +199,7 @@ class Metrics:
             return
         if record.overrun:
             to.overruns.add(_model(record), 1)
+        _routed(to, record)
         value = record.attribution.value
         if record.cost_nanos < 0:
             to.corrections.add(_model(record), -record.cost_nanos)
@@ -262,6 +273,15 @@ class Metrics:
             found.watched[self] = self._status
         self._latest = key, found
         return found
+
+
+def _routed(to: _Instruments, record: Record) -> None:
+    decision = record.detail.get("decision")
+    if decision and record.calls:
+        team = names.TEAM, record.attribution.value("team")
+        to.decisions.add(((names.ENDPOINT, decision["chosen"]), team), 1)
+        for each in record.detail.get("attempts", ()):
+            to.failovers.add(((names.ENDPOINT, each["endpoint"]), (names.REASON, each["failed"]), team), 1)
 
 
 def _model(record: Record) -> Labels:

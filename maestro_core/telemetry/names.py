@@ -78,6 +78,9 @@ OVERRUN: Final = "maestro.overrun"
 FITTED: Final = "maestro.fitted_output_tokens"
 TEAM: Final = "maestro.team"
 FEATURE: Final = "maestro.feature"
+ENDPOINT: Final = "maestro.endpoint"
+DECISION: Final = "maestro.decision"
+FAILED_OVER: Final = "maestro.failed_over_from"
 CAP: Final = "maestro.cap"
 REASON: Final = "maestro.reason"
 
@@ -86,10 +89,13 @@ COST_BY_AGENT: Final = "maestro.cost.agent.usd"
 CORRECTIONS_METRIC: Final = "maestro.cost.corrections.usd"
 REFUSALS_METRIC: Final = "maestro.refusals"
 OVERRUNS_METRIC: Final = "maestro.overruns"
+DECISIONS_METRIC: Final = "maestro.decisions"
+FAILOVERS_METRIC: Final = "maestro.failovers"
 HEADROOM_METRIC: Final = "maestro.cap.headroom.usd"
 USED_METRIC: Final = "maestro.cap.used_ratio"
 
 REFUSAL_EVENT: Final = "maestro.refusal"
+FAILOVER_EVENT: Final = "maestro.failover"
 OVERRUN_EVENT: Final = "maestro.overrun"
 
 

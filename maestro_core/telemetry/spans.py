@@ -101,8 +101,8 @@ class Drawing:
             return self._annotate(facts, record)
         if facts:
             self._own.set_attributes(facts)
-        if record is not None and record.overrun:
-            self._own.add_event(names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
+        if record is not None:
+            _add_events(self._own, record)
         if error is not None:
             name = type(error).__qualname__
             self._own.set_attribute(names.ERROR_TYPE, name)
@@ -122,8 +122,8 @@ class Drawing:
             if not name.startswith("gen_ai.") or name == names.COST
         }
         span.set_attributes(self._attributes | ours)
-        if record is not None and record.overrun:
-            span.add_event(names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
+        if record is not None:
+            _add_events(span, record)
         return True
 
 
@@ -190,16 +190,37 @@ def cost_attributes(record: Record, spellings: Sequence[str] = ()) -> dict[str, 
         found[names.PRICE] = record.price_id
     if record.unpriced:
         found[names.COST_UNPRICED] = list(record.unpriced)
+    found |= _how(record)
+    for name in spellings:
+        part = _AS_JSON.get(name)
+        found[name] = json.dumps({part: float(to_usd(record.cost_nanos))}) if part else usd
+    return found
+
+
+def _how(record: Record) -> dict[str, AttributeValue]:
+    """Return how a call came about: its endpoint, its limit, and what became of it."""
+    found: dict[str, AttributeValue] = {}
     if record.overrun:
         found[names.OVERRUN] = True
     if fitted := record.detail.get("fitted_output_tokens"):
         found[names.FITTED] = fitted
     if model := record.detail.get("response_model"):
         found[names.RESPONSE_MODEL] = model
-    for name in spellings:
-        part = _AS_JSON.get(name)
-        found[name] = json.dumps({part: float(to_usd(record.cost_nanos))}) if part else usd
+    if decision := record.detail.get("decision"):
+        found[names.ENDPOINT] = decision["chosen"]
+        found[names.DECISION] = decision["why"]
+    if attempts := record.detail.get("attempts"):
+        found[names.FAILED_OVER] = [each["endpoint"] for each in attempts]
     return found
+
+
+def _add_events(span: Span, record: Record) -> None:
+    if record.overrun:
+        span.add_event(names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
+    for attempt in record.detail.get("attempts", ()):
+        span.add_event(
+            names.FAILOVER_EVENT, {names.ENDPOINT: attempt["endpoint"], names.REASON: attempt["failed"]}
+        )
 
 
 def cost_source(record: Record) -> str:
