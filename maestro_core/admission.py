@@ -100,6 +100,7 @@ class Admission:
         self._refused = refused
         self._warned: set[str] = set()
         self._declared: set[Meter] = set()
+        self._announced = False
         zone = settings.time_zone
         self._caps: tuple[tuple[Cap, Meter], ...] = tuple((cap, cap.meter(zone)) for cap in settings.caps)
         self._declare([limit.meter(zone) for limit in (*settings.caps, *settings.budgets)])
@@ -172,6 +173,7 @@ class Admission:
         if self.shared and request.names:
             hold = replace(hold, ticket=ticket or self._at_once())
         try:
+            self._announce(request)
             outcome = self._ledger.reserve(hold)
             if (
                 isinstance(outcome, Refused)
@@ -193,6 +195,13 @@ class Admission:
             self.line.opened(hold.key, outcome.amount_nanos, request.names, here())
         self._spool.replay()
         return self._admitted(request, outcome)
+
+    def _announce(self, request: Request) -> None:
+        if self._announced or not request.caps:
+            return  # a command that only reads makes no calls, and enforces nothing
+        if announce := getattr(self._ledger, "announce", None):
+            announce([(meter, cap.limit_nanos) for cap, meter in self._caps])
+        self._announced = True
 
     def refuse(self, request: Request, refused: Refused) -> NoReturn:
         """Journal a refusal and raise it; money that is spent latches the run.

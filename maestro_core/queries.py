@@ -16,7 +16,7 @@ from .types import CapStatus, Report, ReportRow, Tree, check_dimension
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .types import Cap, Ledger, Record
+    from .types import Cap, Ledger, Meter, Record
 
 __all__ = ["Since", "cap_status", "parse_time", "report", "tree"]
 
@@ -28,8 +28,15 @@ _MOST_DAYS = 36_500
 def cap_status(ledger: Ledger, caps: Sequence[Cap], time_zone: str) -> list[CapStatus]:
     """Return every bucket of every cap that counts something now, the one nearest to its limit first."""
     found = []
+    enforced: dict[Meter, set[int]] = getattr(
+        ledger, "limits", dict
+    )()  # a ledger of one process has no others
     for cap in caps:
-        for bucket in ledger.buckets(cap.meter(time_zone)):
+        meter = cap.meter(time_zone)
+        others = enforced.get(meter, set()) - {
+            each.limit_nanos for each in caps if each.meter(time_zone) == meter
+        }
+        for bucket in ledger.buckets(meter):
             status = CapStatus(
                 cap=cap,
                 bucket=bucket.label,
@@ -39,6 +46,7 @@ def cap_status(ledger: Ledger, caps: Sequence[Cap], time_zone: str) -> list[CapS
                 presumed=to_usd(bucket.presumed),
                 headroom=to_usd(cap.limit_nanos - bucket.used),
                 resets_at=from_micros(bucket.window.end_us) if bucket.window else None,
+                other_limits=tuple(to_usd(limit) for limit in sorted(others)),
             )
             found.append((cap.limit_nanos - bucket.used, status))
     # Ordering is all that this quotient is for.

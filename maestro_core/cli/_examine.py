@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from maestro_core.settings import Settings
-    from maestro_core.types import Ledger
+    from maestro_core.types import Ledger, Meter
 
 __all__ = ["examine"]
 
@@ -66,6 +66,11 @@ def examine(*, reconcile: bool = False) -> dict[str, Any]:
     }
     notes = _notes(extras) + _price_notes(facts["newest_price"], facts["ledger"]["unpriced"])
     notes += _presumed_notes(facts["ledger"]["holds"])
+    notes += [
+        f"processes enforce different limits on {each['meter']}: {', '.join(each['limits'])} dollars; each its own"
+        for each in facts["ledger"]["limits"]
+        if len(each["limits"]) > 1
+    ]
     if facts["ledger"]["differences"]:
         notes.append("maestro doctor --reconcile puts counters right that differ from the journal")
     return {"ok": not problems, "problems": problems, "notes": notes, **facts}
@@ -157,6 +162,7 @@ def _ledger(
         "state": "not known",
         "differences": [],
         "reconciled": [],
+        "limits": [],
         "meters": [],
         "holds": [],
         "unpriced": [],
@@ -175,6 +181,7 @@ def _ledger(
                 if reconcile:
                     found["reconciled"] = _reconciled(ledger)
                 found |= _contents(ledger)
+                found["limits"] = _limits(ledger, settings)
     except (MaestroError, OSError) as error:
         problems.append(_without_password(str(error)))
         found["state"] = "not reachable"
@@ -229,6 +236,18 @@ def _contents(ledger: Ledger) -> dict[str, Any]:
             for hold in ledger.holds()
         ],
     }
+
+
+def _limits(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+    """Return the limits that living processes enforce, and what the settings say of the same meters."""
+    limits: dict[Meter, set[int]] = getattr(ledger, "limits", dict)()  # a plugin's ledger need not know them
+    for cap in settings.caps:
+        if (meter := cap.meter(settings.time_zone)) in limits:
+            limits[meter].add(cap.limit_nanos)
+    return [
+        {"meter": meter.id, "limits": [f"{to_usd(limit):f}" for limit in sorted(each)]}
+        for meter, each in limits.items()
+    ]
 
 
 def _price_book(problems: list[str]) -> str | None:

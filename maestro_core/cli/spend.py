@@ -64,6 +64,8 @@ def caps(
         )
     elif not status:
         typer.echo("no call was counted under a cap yet", err=True)
+    for line in dict.fromkeys(_disagreement(each) for each in status if each.other_limits):
+        typer.echo(line, err=True)
     breached = [each for each in status if each.headroom <= 0]
     if check and breached:
         from maestro_core.terminal import clean
@@ -146,7 +148,13 @@ def _cap_json(status: CapStatus) -> dict[str, Any]:
         "bucket": status.bucket,
         **{name: f"{getattr(status, name):f}" for name in ("limit", "spent", "held", "presumed", "headroom")},
         "resets_at": status.resets_at.isoformat() if status.resets_at else None,
+        **({"other_limits": [f"{limit:f}" for limit in status.other_limits]} if status.other_limits else {}),
     }
+
+
+def _disagreement(status: CapStatus) -> str:
+    others = ", ".join(format_usd(to_nanos(limit)) for limit in status.other_limits)
+    return f"other processes enforce {others} instead of {status.cap}"
 
 
 def _print_caps(status: Sequence[CapStatus]) -> None:

@@ -183,13 +183,12 @@ def _journal(
 ) -> Iterator[tuple[Attribution, str, str, Sums]]:
     if since_us >= until_us:
         return
-    run = (
-        "run" if "run" in totals.dimensions else "NULL"
-    )  # grouping by run is only worth its price when asked for
+    # Each column less to group by is less to sort.
+    run, provider, model = _wanted(totals, "run", "provider", "model")
     rows = connection.execute(
-        f"SELECT dimensions, path, run, provider, model, sums.* FROM (SELECT attribution_id, {run} AS run, provider,"  # noqa: S608 - constants
-        f" model, {_SUMS} FROM journal WHERE reserved_at_us >= ? AND reserved_at_us < ?"
-        " GROUP BY 1, 2, 3, 4) AS sums JOIN attributions USING (attribution_id)",
+        f"SELECT dimensions, path, run, provider, model, sums.* FROM (SELECT attribution_id, {run} AS run,"  # noqa: S608 - constants
+        f" {provider} AS provider, {model} AS model, {_SUMS} FROM journal WHERE reserved_at_us >= ? AND"
+        " reserved_at_us < ? GROUP BY 1, 2, 3, 4) AS sums JOIN attributions USING (attribution_id)",
         (since_us, until_us),
     )
     for dimensions, path, name, provider, model, _, _, _, _, *sums in rows:
@@ -204,7 +203,8 @@ def _add_hours(
     rest: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     def rows(name: str) -> Iterator[tuple[str, str, str, list[int]]]:
-        query = f"SELECT value, provider, model, {_SUMS} FROM hourly_spend WHERE dimension = ? AND hour_us >= ? AND hour_us < ? GROUP BY 1, 2, 3"  # noqa: S608 - constants
+        provider, model = _wanted(totals, "provider", "model")
+        query = f"SELECT value, {provider}, {model}, {_SUMS} FROM hourly_spend WHERE dimension = ? AND hour_us >= ? AND hour_us < ? GROUP BY 1, 2, 3"  # noqa: S608 - constants
         for value, provider, model, *sums in connection.execute(query, (name, *span_us)):
             yield value, provider, model, sums
 
@@ -216,3 +216,10 @@ def _add_hours(
         # What has a value is not left over: take it out of the total's remainder, which stays (unattributed).
         totals.add_call(Attribution({**rest, dimension: value}), provider, model, sums)
         totals.add_call(Attribution({**rest, dimension: UNATTRIBUTED}), provider, model, sums, sign=-1)
+
+
+def _wanted(totals: Totals, *columns: str) -> list[str]:
+    """Return the columns that a report looks at, and nothing in place of the others."""
+    return [
+        column if column in totals.dimensions else ("NULL" if column == "run" else "''") for column in columns
+    ]

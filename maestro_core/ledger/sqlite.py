@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
 
-from . import _archive, _records, _reports, _tickets
-from ._archive import Archived
-from ._audit import Findings, compare, compare_newest, repair
+from . import _records, _reports, _tickets
 from ._counters import Counters
 from ._database import Database
 from ._filling import fill
+from ._limits import withdraw
 from ._notes import keep_note, read_notes
 from ._owners import Owners
 from ._queries import (
-    count_before,
     find_closing,
     find_hold,
     find_note,
@@ -36,6 +34,7 @@ from ._queries import (
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
 from ._rules import admit, fitted
 from ._totals import Totals
+from ._upkeep import Moment, Upkeep
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,20 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SQLiteLedger"]
 
-_log = logging.getLogger("maestro")
-
-_MOST_LINES = 20  # of a repair, in its row
 _PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
 
 
-class _Moment(NamedTuple):
-    """What a writing transaction begins with: the store's time and the journal's next number."""
-
-    now_us: int
-    seq: int
-
-
-class SQLiteLedger:
+class SQLiteLedger(Upkeep):
     """A ledger in a SQLite file, which is created or brought to the current schema when opened.
 
     Args:
@@ -76,7 +65,8 @@ class SQLiteLedger:
         self._seen_us = 0
         self._counters = Counters()
         self._owners = Owners(self._database.path)
-        self._close = weakref.finalize(self, _close, self._database, self._owners)
+        self._announced: list[str] = []
+        self._close = weakref.finalize(self, _close, self._database, self._owners, self._announced)
         if repair:
             self._repair_newest()
 
@@ -279,101 +269,26 @@ class SQLiteLedger:
         with self._database.reading as connection:
             return read_notes(connection, kind, key, since_us)
 
-    def check(self) -> list[str]:
-        """Compare every counter with the journal and the open holds; return one line for each difference."""
-        with self._database.snapshot() as connection:
-            return compare(connection).lines()
-
-    def reconcile(self) -> list[str]:
-        """Do as `check`, and put right what differs, while others go on; the journal says what was done."""
-        while True:
-            with self._database.snapshot() as connection:
-                found = compare(connection)
-            if not found.can_be_repaired:
-                return found.lines()
-            with self._database.writing as connection:
-                now_us, seq = self._begin(connection)
-                if found.is_current(connection):  # else counters were changed by something else than calls
-                    self._repair(connection, found, now_us, seq)
-                    return found.lines()
-
     @staticmethod
     def _since_boot_us() -> int:
         # The same for all processes of a machine, and nobody sets it: a wall clock that is set back would keep the
         # tickets of dead processes alive until it has caught up.
         return time.monotonic_ns() // 1_000
 
-    def archive(self, before_us: int, file: Path) -> Archived:
-        """Move the rows of calls reserved before a full hour into another file, while others go on.
-
-        Hourly sums and counters stay as they are. The file is a ledger's file like any other; it may hold what was
-        archived before.
-
-        Args:
-            before_us: Microseconds since 1970; rounded down to the hour.
-            file: Where to; made if there is none.
-
-        Raises:
-            ValueError: If rows from before are needed still, or the file holds rows of another ledger.
-            LedgerUnavailable: If one of the files cannot be used.
-        """
-        with self._database.reading as connection:
-            before_us = _archive.check_time(connection, before_us, self._now_us(connection))
-        copied = _archive.copy(self._database, file, before_us)
-        with self._database.writing as connection:
-            now_us, seq = self._begin(connection)
-            _archive.remember(connection, file, before_us, now_us)
-            record = _records.note(
-                "archived", {"before_us": before_us, "file": str(file)}, seq=seq, now_us=now_us
-            )
-            insert_record(connection, record, self._attributions.find(connection, record.attribution))
-        moved = cost_nanos = 0
-        for seqs in _archive.steps(copied):
-            with self._database.writing as connection:
-                records, nanos = _archive.take_out(connection, seqs, copied.to_seq)
-            moved, cost_nanos = moved + records, cost_nanos + nanos
-        with self._database.reading as connection:
-            return Archived(before_us, file, moved, cost_nanos, count_before(connection, before_us))
-
-    def archives(self) -> list[tuple[int, str]]:
-        """Return before when calls were archived (microseconds), and to which file, in the order it was done."""
-        with self._database.reading as connection:
-            return connection.execute("SELECT before_us, file FROM archives ORDER BY archive_id").fetchall()
-
     def close(self) -> None:
         """Release the file. Further verbs raise `LedgerUnavailable`. What is held stays so while the process lives."""
         self._close()
 
-    def _begin(self, connection: sqlite3.Connection) -> _Moment:
+    def _begin(self, connection: sqlite3.Connection) -> Moment:
         clock_us, version, last = connection.execute(
             "SELECT clock_us, meters_version, (SELECT max(seq) FROM journal) FROM store"
         ).fetchone()
         self._counters.refresh(connection, version)
-        return _Moment(self._latest_us(clock_us), (last or 0) + 1)
+        return Moment(self._latest_us(clock_us), (last or 0) + 1)
 
     def _latest_us(self, stored_us: int) -> int:
         self._seen_us = max(self._seen_us, stored_us, self._clock.now_us())
         return self._seen_us
-
-    def _repair_newest(self) -> None:
-        """Look at what the newest rows of the journal can tell, which is quick, and put right what differs."""
-        with self._database.reading as connection:
-            found = compare_newest(connection)
-        if not found.can_be_repaired:
-            return
-        with self._database.writing as connection:
-            now_us, seq = self._begin(connection)
-            found = compare_newest(connection)
-            self._repair(connection, found, now_us, seq)
-        lines = found.lines()
-        _log.warning("ledger %s: %d counters were wrong and are repaired: %s", self.url, len(lines), lines[0])
-
-    def _repair(self, connection: sqlite3.Connection, found: Findings, now_us: int, seq: int) -> None:
-        repair(connection, found)
-        lines = found.lines()
-        detail = {"differences": len(lines), "first": lines[:_MOST_LINES]}
-        record = _records.note("repaired", detail, seq=seq, now_us=now_us)
-        insert_record(connection, record, self._attributions.find(connection, record.attribution))
 
     def _now_us(self, connection: sqlite3.Connection) -> int:
         (stored_us,) = connection.execute("SELECT clock_us FROM store").fetchone()
@@ -414,7 +329,10 @@ class SQLiteLedger:
         insert_record(connection, record, self._attributions.find(connection, opened.attribution))
 
 
-def _close(database: Database, owners: Owners) -> None:
+def _close(database: Database, owners: Owners, announced: list[str]) -> None:
+    if announced:
+        with suppress(LedgerUnavailable), database.writing as connection:
+            withdraw(connection, announced)
     keep = _holds_money(database, owners)
     database.close()
     owners.close(keep=keep)

@@ -276,7 +276,10 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapStatus:
-    """Where one bucket of one cap stands. Amounts in US dollars; `resets_at` is aware UTC or None."""
+    """Where one bucket of one cap stands. Amounts in US dollars; `resets_at` is aware UTC or None.
+
+    `other_limits` are those that other processes enforce there now, where they are not `limit`.
+    """
 
     cap: Cap
     bucket: str
@@ -286,6 +289,7 @@ class CapStatus:
     presumed: Decimal
     headroom: Decimal
     resets_at: datetime | None
+    other_limits: tuple[Decimal, ...] = ()
 
 
 class Ledger(Protocol):
