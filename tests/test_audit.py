@@ -175,7 +175,7 @@ def test_two_that_reconcile_at_once_repair_once(path, clock, monkeypatch):
                     spend(other, 7)
                 return found
 
-            monkeypatch.setattr("maestro_core.ledger.sqlite.compare", slow)
+            monkeypatch.setattr("maestro_core.ledger._upkeep.compare", slow)
             assert ledger.reconcile() == []
         assert looks == [4, 4, 0]
         assert {b.spent for meter in METERS for b in ledger.buckets(meter)} == {12}
