@@ -230,11 +230,17 @@ class Admission:
         if reservation.bound is None:
             return True
         held = reservation.call
-        if call.base_url not in {"", held.base_url}:
+        if call.base_url and held.base_url and call.base_url != held.base_url:
             return False
         try:
             bound = self.quotes.bound(
-                replace(call, at=held.at, endpoint=held.endpoint, base_url=held.base_url, price=held.price)
+                replace(
+                    call,
+                    at=held.at,
+                    endpoint=held.endpoint,
+                    base_url=held.base_url or call.base_url,
+                    price=held.price,
+                )
             )
         except PriceNotFound:
             return False

@@ -7,6 +7,7 @@ handler takes the offer once, if it covers the call, and settles it. What nobody
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 import time
@@ -15,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .errors import CapExceeded, LedgerError
+from .errors import CapExceeded, LedgerError, MaestroError
 from .forks import tell_child
 from .types import Refused
 from .waiting import Desk, lineage, turns
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .usage import Usage
 
 __all__ = ["Doors", "Offer", "Terms"]
+
+_log = logging.getLogger("maestro")
 
 _offer: ContextVar[Offer | None] = ContextVar("maestro_offer", default=None)
 
@@ -88,7 +91,9 @@ class Offer:
             if self.taken or not maestro.admission.covers(held, call):
                 return None
             self.taken = True
-            return held
+        if call.base_url and not held.call.base_url:  # the door did not know where it goes
+            return replace(held, call=replace(held.call, base_url=call.base_url))
+        return held
 
 
 class Doors:
@@ -212,7 +217,10 @@ class Doors:
             _offer.reset(offered)
             if not offer.taken:
                 offer.taken = True
-                self._maestro.release(reservation, "not sent")
+                try:
+                    self._maestro.release(reservation, "not sent")
+                except MaestroError:  # the caller has a result, or an error of its own
+                    _log.exception("a hold could not be released; it stays held until it is presumed spent")
 
     def take(self, call: Call, settings: Mapping[str, object]) -> Reservation | None:
         """Return the reservation that the surrounding door offers, if it covers the call with these arguments."""

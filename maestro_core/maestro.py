@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import plugins, queries
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Maestro"]
 
 _log = logging.getLogger("maestro")
+_MOST_TOLD = 10_000
 
 
 class Maestro:
@@ -59,6 +61,7 @@ class Maestro:
         )
         self.alerts = Alerts(self.settings.alerts, self.ledger, self.plugins)
         self.circles = Circles(self)
+        self._told: dict[tuple[str, str], object] = {}
         self.runs = Runs(self)
         self.doors = Doors(self)
         self.learned = Learned()
@@ -128,6 +131,8 @@ class Maestro:
             detail = {**detail, "response_model": usage.model}
         settlement = self.admission.quotes.settlement(reservation, usage, detail)
         record = self._spool.settle(reservation, settlement)
+        if not self._is_news(record):
+            return record
         self.admission.settled(reservation, usage)
         if record.overrun:
             _log.warning(
@@ -145,8 +150,9 @@ class Maestro:
         """
         if not reservation.spooled:
             record = self.ledger.release(reservation.key, reason)
-            self.admission.closed(reservation.key)
-            self._tell(record)
+            if self._is_news(record):
+                self.admission.closed(reservation.key)
+                self._tell(record)
 
     def presume(self, keys: Collection[str]) -> None:
         """Count the open holds with these keys as spent, until their truth is known; it is posted as a correction."""
@@ -241,6 +247,16 @@ class Maestro:
         with cls._default_lock:
             if cls._default is self:
                 cls._default = None
+
+    def _is_news(self, record: Record) -> bool:
+        """Return whether nobody was told of this record yet: every verb may be repeated, what follows from it not."""
+        mine, name = object(), (record.key, record.kind)
+        if self._told.setdefault(name, mine) is not mine:
+            return False
+        if len(self._told) > _MOST_TOLD:
+            with suppress(RuntimeError):  # another thread is at it, too
+                self._told.pop(next(iter(self._told)), None)
+        return True
 
     def _tell(self, record: Record) -> None:
         # The money is safe in the ledger; from here on nothing may raise.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -86,6 +86,8 @@ class Runs:
         # ended, and is not a new run with a fresh cap.
         self._ended: dict[Hashable, _Run] = {}
         self._calls: dict[Hashable, _OpenCall] = {}
+        # Calls that were left, whose end may be reported yet: the truth then corrects what is presumed.
+        self._abandoned: dict[Hashable, _OpenCall] = {}
         self._names: dict[Hashable, str] = {}
         tell_child(self._forked)
 
@@ -277,8 +279,8 @@ class Runs:
         self._calls[run_id] = opened
 
     def call(self, run_id: Hashable) -> Call | None:
-        """Return the open call of a run id, or None."""
-        found = self._calls.get(run_id)
+        """Return the call of a run id whose end has not been reported, or None."""
+        found = self._calls.get(run_id) or self._abandoned.get(run_id)
         return found.reservation.call if found else None
 
     def streamed(self, run_id: Hashable) -> None:
@@ -331,9 +333,9 @@ class Runs:
             self._tell(call, taken_ns, None, error)
 
     def abandon(self, key: str) -> None:
-        """A call was left without its end being reported: presume it spent, end its span, and forget it.
+        """A call was left without its end being reported: presume it spent and end its span.
 
-        Nothing happens to one that is closed already. Never raises: whoever leaves it has an error of its own.
+        If it ends after all, that is settled as ever. Nothing happens to one that is closed already. Never raises: whoever leaves it has an error of its own.
         """
         for run_id in [i for i, call in tuple(self._calls.items()) if call.reservation.key == key]:
             call = self._pop(run_id)
@@ -341,6 +343,11 @@ class Runs:
                 self._safely(lambda: self._maestro.presume([key]))
                 if call.drawing is not None:
                     call.drawing.end()
+                # Its span and the totals around it are closed; only the money is open.
+                self._abandoned[run_id] = replace(call, drawing=None, parent=None)
+                if len(self._abandoned) > _MOST_ENDED:
+                    with suppress(RuntimeError):  # another thread is at it, too
+                        self._abandoned.pop(next(iter(self._abandoned)), None)
 
     def _tell(
         self, call: _OpenCall, taken_ns: int, record: Record | None, error: BaseException | None
@@ -380,7 +387,7 @@ class Runs:
         return self._runs.get(run_id) or self._ended.get(run_id)
 
     def _pop(self, run_id: Hashable) -> _OpenCall | None:
-        call = self._calls.pop(run_id, None)
+        call = self._calls.pop(run_id, None) or self._abandoned.pop(run_id, None)
         if call is not None and call.root is not None:
             call.root.calls.discard(run_id)
         return call

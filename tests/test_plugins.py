@@ -189,6 +189,29 @@ def test_observers_see_releases(maestro):
     assert kinds == ["released"]
 
 
+def test_observers_hear_of_each_record_once_however_often_it_is_settled(make_maestro, caplog):
+    maestro = make_maestro()
+    kinds = []
+    plug(maestro, maestro_settled=lambda record: kinds.append(record.kind))
+    reservation = maestro.reserve(call())
+    first = maestro.settle(reservation, Usage(input_tokens=1_000_000, output_tokens=100))
+    assert first.overrun
+    again = [maestro.settle(reservation, Usage(input_tokens=1_000_000, output_tokens=100)) for _ in range(60)]
+    assert again == [first] * 60
+    assert kinds == ["settled"]
+    assert caplog.text.count("overrun") == 1
+    assert maestro.admission.outputs.comfort(reservation.call, 1_000) == 500  # one answer is too few to go by
+
+    released = maestro.reserve(call())
+    for _ in range(3):
+        maestro.release(released, "HTTP 429")
+    late = maestro.reserve(call())
+    maestro.presume([late.key])
+    for _ in range(3):
+        maestro.settle(late, USED)
+    assert kinds == ["settled", "released", "presumed", "corrected"]
+
+
 def test_observers_see_refusals_and_cannot_turn_them_into_something_else(make_maestro):
     maestro = make_maestro(caps=[Cap("0.000001")])
     seen = []
