@@ -32,6 +32,7 @@ drill: .venv/test ## kill, stop and starve workers while they make calls, for mi
 
 peers: .venv/test ## prices beside genai-prices and litellm, spans beside other instrumentations, each in its own environment; needs the network
 	@$(BIN)/python tests/peers/prices.py
+	@$(BIN)/python tests/benchmarks/bench_routing.py --peers
 	@$(BIN)/python tests/peers/telemetry.py
 	@$(BIN)/python tests/peers/backends.py
 

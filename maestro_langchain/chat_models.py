@@ -232,7 +232,7 @@ class RoutedChatModel(BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "maestro"
-        params["ls_model_name"] = "|".join(self._served)
+        params["ls_model_name"] = str(kwargs.get("model") or "|".join(self._served))
         return params
 
     def _resolve_model_profile(self) -> Any:
