@@ -8,6 +8,7 @@ import pluggy
 import pytest
 
 from maestro_core import Cap, CapExceeded, PriceNotFound, Usage, attribution, hookimpl, price
+from maestro_core.errors import MaestroError
 from maestro_core.types import Attribution, Call, Cost, CostLine
 
 USED = Usage(input_tokens=1_000, output_tokens=100)
@@ -298,18 +299,27 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_an_installed_plugin_that_is_broken_is_logged_and_left_out_whole(install, make_maestro, caplog, name):
+def test_nothing_goes_without_an_installed_plugin_that_may_decide(install, make_maestro, name):
     install(name, BROKEN[name])
-    install(
-        "maestro_zebra",
-        """
+    with pytest.raises(MaestroError, match=f"plugin {name} of {name} was not loaded.*uninstall {name}"):
+        make_maestro(caps=[Cap(5)])
+
+
+def test_a_broken_plugin_that_only_observes_is_logged_and_left_out(install, make_maestro, caplog):
+    observer = """
         from maestro_core import hookimpl
 
         @hookimpl
-        def maestro_attribution(call):
-            return {"feature": "stripes"}
-        """,
+        def maestro_settled(prompt):
+            pass
+        """
+    install("maestro_observer", observer)
+    install(
+        "maestro_zebra",
+        BROKEN["maestro_misunderstands"]
+        .replace("prompt", "record")
+        .replace("half of a broken plugin", "stripes"),
     )
     maestro = make_maestro()
-    assert f"plugin {name} of {name} was not loaded" in caplog.text
-    assert maestro.reserve(call()).call.attribution.dimensions == {"feature": "stripes"}
+    assert "plugin maestro_observer of maestro_observer was not loaded" in caplog.text
+    assert maestro.reserve(call()).call.attribution.dimensions == {"team": "stripes"}

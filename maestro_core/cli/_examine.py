@@ -51,7 +51,7 @@ def examine(*, reconcile: bool = False) -> dict[str, Any]:
 
     problems: list[str] = []
     settings = _settings(problems)
-    manager = plugins.load()
+    manager = plugins.load(strict=False)
     extras = {name: _version(distribution) for name, distribution in _EXTRAS.items()}
     facts: dict[str, Any] = {
         "versions": _versions(),
