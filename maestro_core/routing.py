@@ -77,10 +77,8 @@ STAGES: tuple[Callable[[Candidate, SLA], str], ...] = (rules, capability, qualit
 
 def judged(candidate: Candidate, sla: SLA) -> Candidate:
     """Return the candidate with its verdict."""
-    for stage in STAGES:
-        if said := stage(candidate, sla):
-            return replace(candidate, verdict=said)
-    return replace(candidate, verdict=OK)
+    said = next((reason for stage in STAGES if (reason := stage(candidate, sla))), OK)
+    return candidate if candidate.verdict == said else replace(candidate, verdict=said)
 
 
 def decide(candidates: Sequence[Candidate], sla: SLA, *, explore: str = "") -> Decision:

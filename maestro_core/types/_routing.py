@@ -94,7 +94,7 @@ class Candidate:
     cost_nanos: int | None = None
     budget: str = ""
     tried: str = ""
-    verdict: str = ""
+    verdict: str = "ok"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ class Decision:
         return {
             **_said(self),
             "sla": _said(self.sla),
-            "candidates": [_said(each) for each in self.candidates],
+            "candidates": [{**_said(each), "verdict": each.verdict} for each in self.candidates],
         }
 
     @classmethod
