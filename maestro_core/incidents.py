@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import MaestroError
     from .loops import Loop, Scope
     from .settings import Settings
+    from .thresholds import Thresholds
     from .types import Attribution, Call, Ledger, Record
 
 __all__ = ["Incidents", "cap_line"]
@@ -48,13 +49,22 @@ class Incidents:
         ledger: Where the costs are read.
         alerts: Where alerts are handed over.
         admission: Where runs are halted.
+        thresholds: What watches caps and budgets.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, alerts: Alerts, admission: Admission) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        alerts: Alerts,
+        admission: Admission,
+        thresholds: Thresholds,
+    ) -> None:
         self._halts = settings.on_loop == "halt"
         self._ledger = ledger
         self._alerts = alerts
         self._admission = admission
+        self._thresholds = thresholds
 
     def looped(self, loop: Loop, scope: Scope, where: Attribution) -> None:
         """An agent goes round in circles: tell, and halt its run if `on_loop` says so."""
@@ -74,7 +84,8 @@ class Incidents:
 
     @hookimpl
     def maestro_settled(self, record: Record) -> None:
-        """A call has ended; it may have cost more than was held."""
+        """A call has ended; it may have cost more than was held, and filled a cap or a budget."""
+        self._thresholds.touch()
         if record.overrun:
             self._alerts.report(lambda: _overrun(record))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,7 @@ from .runs import Runs
 from .settings import Settings
 from .spool import Spool
 from .telemetry import Telemetry
+from .thresholds import Thresholds
 from .types import Call, Refused, new_key
 from .usage import Usage
 
@@ -35,6 +37,9 @@ __all__ = ["Maestro"]
 
 _log = logging.getLogger("maestro")
 _MOST_TOLD = 10_000
+
+# How long closing waits for the last look at caps and budgets.
+_LOOK_S = 1.0
 
 
 class Maestro:
@@ -74,12 +79,15 @@ class Maestro:
             refused=self.telemetry.metrics.refused,
             presume_lost=self._presume_lost,
         )
-        self.incidents = Incidents(self.settings, self.ledger, self.alerts, self.admission)
+        self.thresholds = Thresholds(
+            [*self.settings.caps, *self.settings.budgets], self.settings.time_zone, self.ledger, self.alerts
+        )
+        self.incidents = Incidents(self.settings, self.ledger, self.alerts, self.admission, self.thresholds)
         self.plugins.register(self.incidents, name="maestro incidents")
         self._presume_lost()
         self.telemetry.metrics.watch(_status_of(self))
         self._finalizer = weakref.finalize(
-            self, _close, self._spool, self.alerts, self.telemetry, self.ledger
+            self, _close, self._spool, self.thresholds, self.alerts, self.telemetry, self.ledger
         )
 
     @classmethod
@@ -285,10 +293,13 @@ def _status_of(maestro: Maestro) -> Callable[[], Sequence[CapStatus]]:
     return status
 
 
-def _close(spool: Spool, alerts: Alerts, telemetry: Telemetry, ledger: Ledger) -> None:
+def _close(
+    spool: Spool, thresholds: Thresholds, alerts: Alerts, telemetry: Telemetry, ledger: Ledger
+) -> None:
     telemetry.metrics.freeze()
     # The money first: spans may be lost, records may not.
     spool.close()
+    thresholds.close(time.monotonic() + _LOOK_S)
     alerts.close()
     ledger.close()
     telemetry.close()

@@ -10,13 +10,14 @@ from zoneinfo import ZoneInfo
 
 from .caps import window
 from .clock import from_micros, to_micros
+from .forecasts import forecast
 from .money import to_nanos, to_usd
-from .types import CapStatus, Report, ReportRow, Tree, check_dimension
+from .types import Cap, CapStatus, Report, ReportRow, Tree, check_dimension
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .types import Cap, Ledger, Meter, Record
+    from .types import Budget, Ledger, Meter, Record
 
 __all__ = ["Since", "cap_status", "parse_time", "report", "tree"]
 
@@ -25,18 +26,23 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _MOST_DAYS = 36_500
 
 
-def cap_status(ledger: Ledger, caps: Sequence[Cap], time_zone: str) -> list[CapStatus]:
-    """Return every bucket of every cap that counts something now, the one nearest to its limit first."""
+def cap_status(ledger: Ledger, caps: Sequence[Cap | Budget], time_zone: str) -> list[CapStatus]:
+    """Return every bucket of every cap (or budget) that counts something now, the one nearest to its limit first."""
     found = []
+    now_us = ledger.now_us()
     enforced: dict[Meter, set[int]] = getattr(
         ledger, "limits", dict
     )()  # a ledger of one process has no others
     for cap in caps:
         meter = cap.meter(time_zone)
-        others = enforced.get(meter, set()) - {
-            each.limit_nanos for each in caps if each.meter(time_zone) == meter
-        }
+        others: set[int] = set()
+        if isinstance(cap, Cap):
+            others = enforced.get(meter, set()) - {
+                each.limit_nanos for each in caps if each.meter(time_zone) == meter
+            }
         for bucket in ledger.buckets(meter):
+            coming = forecast(bucket.spent + bucket.presumed, cap.limit_nanos, bucket.window, now_us)
+            reached_us = coming.reached_us if coming else None
             status = CapStatus(
                 cap=cap,
                 bucket=bucket.label,
@@ -47,6 +53,8 @@ def cap_status(ledger: Ledger, caps: Sequence[Cap], time_zone: str) -> list[CapS
                 headroom=to_usd(cap.limit_nanos - bucket.used),
                 resets_at=from_micros(bucket.window.end_us) if bucket.window else None,
                 other_limits=tuple(to_usd(limit) for limit in sorted(others)),
+                projected=to_usd(coming.projected_nanos) if coming else None,
+                reached_at=from_micros(reached_us) if reached_us else None,
             )
             found.append((cap.limit_nanos - bucket.used, status))
     # Ordering is all that this quotient is for.

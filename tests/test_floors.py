@@ -20,9 +20,10 @@ FLOORS = {
     0: "_version errors money types clock auto forks",
     1: "settings routes hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
-    3: "endpoints failures health cachestate learned routing anomaly loops",
+    3: "forecasts endpoints failures health cachestate learned routing anomaly loops",
     4: "telemetry alerts",
-    5: "maestro admission circles doors grants incidents quote refusal runs spool open_call queries router journey",
+    5: "maestro admission circles doors grants incidents thresholds contributors quote refusal runs spool open_call queries"
+    " router journey",
     6: "report backtest export testing",
     7: "cli terminal web",
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from maestro_core import plugins
 from maestro_core.errors import LedgerError
+from maestro_core.forks import fork_safe_lock
 
 from . import sinks
 from .lanes import Lane
@@ -47,6 +48,7 @@ class Alerts:
         self._intake: Lane[Callable[[], Alert | None]] = Lane("alerts", self._take)
         self._webhooks: dict[str, tuple[sinks.Webhook, Lane[Alert]]] = {}
         self._known: dict[str, None] = {}
+        self._lock = fork_safe_lock()
 
     def report(self, find: Callable[[], Alert | None]) -> None:
         """Hand over an incident, without waiting.
@@ -57,21 +59,31 @@ class Alerts:
         """
         self._intake.put(find)
 
-    def claim(self, alert: Alert) -> bool:
-        """Write an alert down; return whether nobody has told this incident before."""
-        if alert.key in self._known:
-            return False
-        self._known[alert.key] = None
-        while len(self._known) > _MOST_KNOWN:
-            del self._known[next(iter(self._known))]
+    def claim(self, alert: Alert, *, told: bool = True) -> bool:
+        """Write an alert down; return whether nobody has told this incident before.
+
+        Args:
+            alert: The alert.
+            told: Whether it is to be told; otherwise nobody ever will.
+        """
+        with self._lock:
+            if alert.key in self._known:
+                return False
+            self._known[alert.key] = None
+            while len(self._known) > _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
         body = {**alert.to_dict(), "text": str(alert), "attribution": dict(alert.attribution.dimensions)}
         try:
-            return self._ledger.keep(alert.key, "alert", body)
+            return self._ledger.keep(alert.key, "alert" if told else "passed", body)
         except LedgerError:
             _log.exception(
                 "an alert could not be written down; it is told all the same, perhaps by others, too"
             )
             return True
+
+    def knows(self, key: str) -> bool:
+        """Return whether this process has seen an incident before, without asking the ledger."""
+        return key in self._known
 
     def tell(self, alert: Alert) -> None:
         """Tell an alert in every place that wants it, without waiting for webhooks."""

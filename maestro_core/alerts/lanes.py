@@ -65,6 +65,11 @@ class Lane(Generic[_T]):
             self._changed.notify_all()
         return True
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits to be begun."""
+        return bool(self._waiting) and self._pid == os.getpid()
+
     def join(self, until_s: float) -> bool:
         """Wait until nothing waits any more, at most until that time (`time.monotonic`); return whether it came."""
         if self._pid != os.getpid():

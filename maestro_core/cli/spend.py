@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maestro_core.money import format_usd, to_nanos
+from maestro_core.types import Budget
 
 from ._shared import AsJson, echo_json, open_maestro
 
@@ -51,13 +52,18 @@ def caps(
     check: Annotated[bool, typer.Option("--check", help="Exit with 3 if a cap is breached.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where every bucket of every declared cap stands."""
+    """Show where every bucket of every declared cap and budget stands, and where it will end at its pace."""
+    from maestro_core.queries import cap_status
+
     with open_maestro() as maestro:
         status, declared = maestro.status(), maestro.settings.caps
+        budgets = cap_status(maestro.ledger, maestro.settings.budgets, maestro.settings.time_zone)
     if as_json:
-        echo_json([_cap_json(each) for each in status])
+        echo_json([_cap_json(each) for each in (*status, *budgets)])
     elif status:
-        _print_caps(status)
+        _print_caps("cap", status)
+    if budgets and not as_json:
+        _print_caps("budget", budgets)
     if not declared:
         typer.echo(
             "no caps in the settings (those that a program declares itself are not seen here)", err=True
@@ -143,13 +149,19 @@ def _print_report(found: Report) -> None:
 
 
 def _cap_json(status: CapStatus) -> dict[str, Any]:
-    return {
+    found = {
         "cap": str(status.cap),
         "bucket": status.bucket,
         **{name: f"{getattr(status, name):f}" for name in ("limit", "spent", "held", "presumed", "headroom")},
         "resets_at": status.resets_at.isoformat() if status.resets_at else None,
         **({"other_limits": [f"{limit:f}" for limit in status.other_limits]} if status.other_limits else {}),
     }
+    if isinstance(status.cap, Budget):
+        found["kind"] = "budget"
+    if status.projected is not None:
+        found["projected"] = f"{status.projected:f}"
+        found["reached_at"] = status.reached_at.isoformat() if status.reached_at else None
+    return found
 
 
 def _disagreement(status: CapStatus) -> str:
@@ -157,21 +169,23 @@ def _disagreement(status: CapStatus) -> str:
     return f"other processes enforce {others} instead of {status.cap}"
 
 
-def _print_caps(status: Sequence[CapStatus]) -> None:
+def _print_caps(kind: str, status: Sequence[CapStatus]) -> None:
     from maestro_core.terminal import print_note, print_table
 
     # What is presumed spent is rare; the column appears when it says something.
     presumed = any(each.presumed for each in status)
     names = ["limit", "spent", "held", *(["presumed"] if presumed else []), "headroom"]
+    projected = any(each.projected is not None for each in status)
     rows = [
         [
             each.bucket,
             *(_dollars(getattr(each, name)) for name in names),
+            *([_dollars(each.projected) if each.projected is not None else ""] if projected else []),
             f"{each.resets_at:%m-%d %H:%M}" if each.resets_at else "never",
         ]
         for each in status
     ]
-    print_table(["cap", *names, "resets"], rows, text_columns=1)
+    print_table([kind, *names, *(["at its end"] if projected else []), "resets"], rows, text_columns=1)
     print_note("resets are in UTC; held money belongs to calls that are under way")
 
 

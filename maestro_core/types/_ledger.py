@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ._alert import Note
     from ._call import Attribution, Call, Cost
-    from ._caps import Cap, Meter, Window
+    from ._caps import Budget, Cap, Meter, Window
 
 __all__ = [
     "Bucket", "CapStatus", "Fit", "Held", "Hold", "Kind", "Ledger", "OpenHold", "Record", "Refused", "Reservation",
@@ -279,9 +279,12 @@ class CapStatus:
     """Where one bucket of one cap stands. Amounts in US dollars; `resets_at` is aware UTC or None.
 
     `other_limits` are those that other processes enforce there now, where they are not `limit`.
+
+    `projected` is what its window comes to at its end at the pace so far, `reached_at` when the limit is reached: both
+    None where there is no window, or too little of it has passed.
     """
 
-    cap: Cap
+    cap: Cap | Budget
     bucket: str
     limit: Decimal
     spent: Decimal
@@ -290,6 +293,8 @@ class CapStatus:
     headroom: Decimal
     resets_at: datetime | None
     other_limits: tuple[Decimal, ...] = ()
+    projected: Decimal | None = None
+    reached_at: datetime | None = None
 
 
 class Ledger(Protocol):
