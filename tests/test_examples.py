@@ -77,3 +77,12 @@ def test_the_replay_notices_a_bill_that_differs_by_a_nano_dollar(example, monkey
 def test_the_trace_is_whole(example):
     rows = {team: sum(1 for _ in example.read(file, team)) for file, team in example.TEAMS.items()}
     assert rows == {"coding": 8_819, "chat": 19_366}
+
+
+def test_routing_by_difficulty_saves_what_it_promises(tmp_path):
+    done = run(ROOT / "examples/03_route_by_difficulty.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+)% less", done.stdout)[1]) >= 40
+    assert "below quality 0.9, or easy ones above it: 0" in done.stdout
+    assert "agree to the nano-dollar" in done.stdout
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"

@@ -23,12 +23,14 @@ def test_the_python_blocks_run_in_order(provider, monkeypatch, tmp_path, capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", provider.openai_url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.anthropic_url)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
     scope: dict[str, object] = {}
     made = []
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), scope)  # noqa: S102 - that is the test
         made.append(scope["maestro"])
-    assert len(provider.requests) == 4
+    assert len(provider.requests) == 6
     assert "researcher" in capsys.readouterr().out
     assert scope["maestro"].report("model", since="all").total == provider.bill
     scope["client"].close()

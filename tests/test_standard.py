@@ -13,6 +13,7 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
+from maestro_core import Maestro
 from maestro_core.testing import FakeProvider, Reply
 from maestro_core.testing._schema import example
 from maestro_langchain import RoutedChatModel
@@ -98,17 +99,27 @@ def plain(**kwargs):
     )
 
 
-class TestRoutedUnit(ChatModelUnitTests):
+class OwnLedger:
+    """Gives the routed models a ledger of their own, in memory."""
+
+    @pytest.fixture(autouse=True)
+    def _ledger(self):
+        self.maestro = Maestro(ledger="memory:")
+        yield
+        self.maestro.close()
+
+
+class TestRoutedUnit(OwnLedger, ChatModelUnitTests):
     @property
     def chat_model_class(self):
         return RoutedChatModel
 
     @property
     def chat_model_params(self):
-        return {"endpoints": [plain(), plain(model="gpt-5")]}
+        return {"endpoints": [plain(), plain(model="gpt-5")], "maestro": self.maestro}
 
 
-class TestRouted(Standing, ChatModelIntegrationTests):
+class TestRouted(OwnLedger, Standing, ChatModelIntegrationTests):
     @property
     def chat_model_class(self):
         return RoutedChatModel
@@ -119,7 +130,7 @@ class TestRouted(Standing, ChatModelIntegrationTests):
             plain(base_url=self.provider.openai_url),
             plain(base_url=self.provider.openai_url, model="gpt-5"),
         ]
-        return {"endpoints": endpoints}
+        return {"endpoints": endpoints, "maestro": self.maestro}
 
 
 class TestFailingOver(TestRouted):

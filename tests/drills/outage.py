@@ -88,7 +88,7 @@ class Outage:
         self._stack.callback(self.maestro.close)
         self.fallback = self._chat(second, "gpt-5-mini")
         claude = ChatAnthropic(
-            model="claude-opus-4-6",
+            model="claude-opus-4-8",
             base_url=third.anthropic_url,
             api_key="none",
             max_tokens=200,
