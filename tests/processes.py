@@ -123,12 +123,14 @@ class Nursery:
     ) -> None:
         self._folder = folder
         self._workers: list[Worker] = []
+        self._said = (folder / "nursery.log").open("ab")  # warnings of refused calls by the thousand
         options = {"url": provider.openai_url, "settings": settings, "prefork": prefork}
         root = str(Path(__file__).parents[1])
         self._process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"},
@@ -143,6 +145,7 @@ class Nursery:
         self._process.stdin.close()  # type: ignore[union-attr]
         self._process.wait(_LIMIT_S)
         self._process.stdout.close()  # type: ignore[union-attr]
+        self._said.close()
 
     def start(self, job: Job, *, name: str = "") -> Worker:
         """Start a worker; its calls are named after it."""
