@@ -129,7 +129,7 @@ class Admission:
             PriceNotFound: If a cap applies and there is no price or no bound.
             MaestroError: If a required dimension is missing.
         """
-        call = self._attributed(call)
+        call = self.attributed(call)
         caps = self._caps_for(call)
         self._check_required(call)
         bound = self._bound(call, capped=bool(caps))
@@ -291,7 +291,8 @@ class Admission:
 
     # -- the steps of prepare -------------------------------------------------------------------------------------
 
-    def _attributed(self, call: Call) -> Call:
+    def attributed(self, call: Call) -> Call:
+        """Return the call with everything that is known of whom it is for."""
         own = call.attribution
         merged: dict[str, str] = dict(self._defaults)
         for found in self._plugins.hook.maestro_attribution(call=call):

@@ -110,11 +110,15 @@ class CacheState:
         found = self._find(keys, chain, now_s)
         return {key: int(tokens * self._share(key)) for key, tokens in found.items()}
 
+    def held(self, key: Hashable, chain: Sequence[int], now_s: float) -> int:
+        """Return how many tokens an endpoint would read if its cache had lost nothing."""
+        return self._find([key], chain, now_s).get(key, 0)
+
     def learn(self, key: Hashable, chain: Sequence[int], seen: Seen, now_s: float) -> None:
         """Remember what a reply said: whether what was thought to be warm was read, and what is warm from now on."""
         if not chain:
             return
-        thought = self._find([key], chain, now_s).get(key, 0)
+        thought = self.held(key, chain, now_s)
         if thought:
             self._survival.setdefault(key, _Survival()).learn(seen.read_tokens / thought)
         self.warm(key, chain[-1], seen.warm_tokens, now_s + seen.ttl_s)

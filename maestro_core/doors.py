@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import CapExceeded, LedgerError, MaestroError
 from .forks import tell_child
@@ -60,7 +60,8 @@ class Offer:
     """A reservation on its way from a door to the handler; taken at most once.
 
     `limit` are the call arguments by which the door sets a fitted output limit. Once the call has ended, `record` is what
-    it came to and `usage` what the provider reported; both stay None if it was not billed.
+    it came to and `usage` what the provider reported; both stay None if it was not billed. `tells` adds facts to its row
+    of the journal, once its usage is known.
     """
 
     maestro: Maestro
@@ -69,6 +70,7 @@ class Offer:
     taken: bool = False
     record: Record | None = None
     usage: Usage | None = None
+    tells: Callable[[Usage], Mapping[str, Any]] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, maestro: Maestro, call: Call, settings: Mapping[str, object]) -> Reservation | None:

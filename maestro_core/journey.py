@@ -58,6 +58,7 @@ class Attempt:
     began_s: float
     first_s: float | None = None
     offer: Offer | None = None
+    baseline: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -182,6 +183,8 @@ class Journey:
         where = attempt.reservation.call.attribution
         with doors.offer(attempt.reservation, limit) as offer, runs.around(where):
             attempt.offer = offer
+            if self._router.baseline:
+                offer.tells = lambda usage: self._compared(attempt, usage)
             yield
 
     def began(self, attempt: Attempt) -> None:
@@ -224,7 +227,7 @@ class Journey:
         """An attempt was answered: learn from it, and return the decision as the framework's reply shall carry it.
 
         JSON values: the decision's, and `run`, `cost_nanos`, `latency_ms`, `ttft_ms`, `fitted_output_tokens`,
-        `attempts` (those that failed before), as far as they are known.
+        `attempts` (those that failed before), `baseline` (what the call would have cost there), as far as they are known.
         """
         now_s, offer = self._router.now_s(), attempt.offer
         record, usage = (offer.record, offer.usage) if offer else (None, None)
@@ -240,6 +243,7 @@ class Journey:
             "ttft_ms": None if ttft_ms is None else round(ttft_ms),
             "fitted_output_tokens": attempt.fitted_output_tokens,
             "attempts": [each.to_dict() for each in self._failed],
+            "baseline": attempt.baseline,
         }
         return {name: value for name, value in said.items() if value is not None and value != []}
 
@@ -364,6 +368,14 @@ class Journey:
 
     def _fits(self, call: Call) -> bool:
         return self._router.facts[call.endpoint].fits
+
+    def _compared(self, attempt: Attempt, usage: Usage) -> Mapping[str, Any]:
+        """Return what the call would have cost at the baseline."""
+        nanos = self._router.baseline_nanos(self._ask, self._measured, usage)
+        if nanos is None:
+            return {}
+        attempt.baseline = {"endpoint": self._router.baseline, "cost_nanos": nanos}
+        return {"baseline": attempt.baseline}
 
     def _learn(
         self, attempt: Attempt, usage: Usage | None, latency_ms: float, ttft_ms: float | None, now_s: float

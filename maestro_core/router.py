@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .cachestate import beginnings
+from .cachestate import Seen, beginnings, caches_by_itself
 from .estimate import context_window, input_bound
 from .health import Prior
 from .prices.caching import asked_writes
 from .prices.entries import endpoint_price
 from .routing import decide
+from .rules import broken
 from .types import SLA, Attribution, Call, Candidate
 from .usage import Usage
 
@@ -34,6 +35,7 @@ __all__ = ["EXPLORE_AFTER_S", "EXPLORE_ONE_IN", "Ask", "Measured", "Router"]
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _UNMEASURED_BYTES = 4_000
+_BASELINE_TTL_S = 300.0
 
 # Cheaper endpoints that miss the SLA are asked again, at most once in so many calls and not sooner than that after
 # they were last heard of; never for a conversation that would lose more of its cached prompt than this.
@@ -116,20 +118,30 @@ class Router:
     Args:
         maestro: Where the money is, and what was learned.
         facts: The endpoints, in the order of their declaration.
+        baseline: The endpoint that savings are told against: what each call would have cost there, its own prompt cache
+            counted; none, if empty.
         now_s: A monotonic clock, in seconds.
 
     Raises:
         SettingsError: For a malformed `Endpoint(price=...)`.
-        ValueError: Without endpoints.
+        ValueError: Without endpoints, or for a baseline that is none of them.
     """
 
     def __init__(
-        self, maestro: Maestro, facts: Sequence[Facts], *, now_s: Callable[[], float] = time.monotonic
+        self,
+        maestro: Maestro,
+        facts: Sequence[Facts],
+        *,
+        baseline: str = "",
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         if not facts:
             raise ValueError("endpoints=[]: give at least one chat model, or Endpoint(model)")
         self.maestro = maestro
         self.facts = {each.name: each for each in facts}
+        if baseline and baseline not in self.facts:
+            raise ValueError(f"baseline={baseline!r} is none of the endpoints: {', '.join(self.facts)}")
+        self.baseline = baseline
         self.now_s = now_s
         self._keys = [each.key for each in facts]
         self._prices = {
@@ -170,11 +182,14 @@ class Router:
         """
         measured = measured or self.measure(ask)
         calls = {name: ask.call(facts, self._prices[name]) for name, facts in self.facts.items()}
-        quality = self._qualities(calls)
+        quality, rules = self._qualities(calls), self._rules(calls)
         with self.learned.lock:
             view = self._view(ask, measured)
             candidates = [
-                self._candidate(calls[name], view, quality[name], tried.get(name, "")) for name in self.facts
+                self._candidate(
+                    call, view, quality=quality[name], rule=rules.get(name, ""), tried=tried.get(name, "")
+                )
+                for name, call in calls.items()
             ]
             decision = decide(candidates, ask.sla)
             explore = "" if tried else self._explored(decision, view)
@@ -191,7 +206,8 @@ class Router:
             peers=learned.peers(self._keys, now_s),
         )
 
-    def _candidate(self, call: Call, view: _View, quality: float | None, tried: str) -> Candidate:
+    def _candidate(self, call: Call, view: _View, **said: Any) -> Candidate:
+        """Return how an endpoint stands; `said` is what is known of it without having learned it."""
         facts, ask, now_s = self.facts[call.endpoint], view.ask, view.now_s
         key = facts.key
         health, limit = self.learned.health[key], ask.limit(facts)
@@ -210,7 +226,6 @@ class Router:
             output_tokens=output,
             warm_tokens=warm,
             context_tokens=_room(self._contexts[facts.name], limit, health.overflowed_tokens),
-            quality=quality,
             health=health.breaker.says(now_s),
             latency_ms_p95=latency.p95_ms if latency else None,
             latency_chance=latency.chance(sla.latency_ms_p95) if latency and sla.latency_ms_p95 else None,
@@ -219,7 +234,7 @@ class Router:
             error_rate=health.errors.rate(),
             error_rate_least=health.errors.least(now_s),
             cost_nanos=self._expected_nanos(call, tokens, warm, output),
-            tried=tried,
+            **said,
         )
 
     def _prior(self, facts: Facts, health: Health, view: _View) -> Prior | None:
@@ -238,6 +253,39 @@ class Router:
             return declared
         found = {name: hook(call=call, endpoint=self.facts[name].endpoint) for name, call in calls.items()}
         return {name: declared[name] if said is None else said for name, said in found.items()}
+
+    def _rules(self, calls: Mapping[str, Call]) -> dict[str, str]:
+        """Return the rules that are broken, by endpoint."""
+        rules = self.maestro.settings.rules
+        if not rules:
+            return {}
+        who = self.maestro.admission.attributed(next(iter(calls.values()))).attribution
+        found = {
+            name: broken(rules, who, name, f"{call.provider}:{call.model}") for name, call in calls.items()
+        }
+        return {name: rule for name, rule in found.items() if rule}
+
+    def baseline_nanos(self, ask: Ask, measured: Measured, usage: Usage) -> int | None:
+        """Return what an answered call would have cost at the baseline, and remember that it was there, too.
+
+        Its cache is one that has seen the same conversations; the same prompt and answer are taken to be as long there.
+        """
+        facts = self.facts[self.baseline]
+        call, lane, now_s = self.call(self.baseline, ask, ""), ("baseline", facts.key), self.now_s()
+        tokens, keeps = usage.input_tokens, caches_by_itself(facts.provider, facts.model)
+        marked = not keeps and "claude" in facts.model.lower() and asked_writes(call) != "none"
+        with self.learned.lock:
+            caches = self.learned.caches
+            warm = min(tokens, caches.held(lane, measured.chain, now_s))
+            seen = Seen(
+                input_tokens=tokens,
+                read_tokens=warm,
+                written_tokens=tokens - warm if marked else 0,
+                implicit=keeps,
+                ttl_s=_BASELINE_TTL_S,
+            )
+            caches.learn(lane, measured.chain, seen, now_s)
+        return self._expected_nanos(call, tokens, warm, usage.output_tokens // call.n)
 
     def _expected_nanos(self, call: Call, tokens: int, warm: int, output: int) -> int | None:
         """Return what a call is expected to cost: what is warm at the cache's price, what is new as it would be written."""

@@ -318,6 +318,8 @@ class Runs:
             facts["reason"] = reason
         if error is not None:
             facts["error"] = type(error).__qualname__
+        if usage is not None and call.offer is not None and call.offer.tells is not None:
+            facts |= call.offer.tells(usage)
         record = self._safely(lambda: self._maestro.settle_with(call.reservation, usage, facts))
         if call.offer is not None:
             call.offer.record, call.offer.usage = record, usage

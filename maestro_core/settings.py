@@ -25,6 +25,7 @@ from .errors import SettingsError
 from .money import parse_usd
 from .prices.entries import PriceEntry, explain
 from .routes import AlertSettings
+from .rules import Rule
 from .types import Budget, Cap
 
 __all__ = ["Settings"]
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
         caps: Ceilings that stop spend.
         budgets: Targets that are tracked and stop nothing.
         prices: What is paid where it is not the price book's price; see `maestro_core.prices.entries.PriceEntry`.
+        rules: Which endpoints of routed models may serve which calls; see `maestro_core.rules.Rule`.
         time_zone: IANA zone of the calendar windows.
         on_unknown_price: `"warn"` counts the call as unpriced, `"refuse"` refuses it. Under a cap it is always refused.
         on_ledger_error: `"refuse"` (only calls that a cap applies to) or `{"allow_usd": "5"}` per process.
@@ -107,6 +109,7 @@ class Settings(BaseSettings):
     caps: tuple[Annotated[Cap, _declared(Cap)], ...] = ()
     budgets: tuple[Annotated[Budget, _declared(Budget)], ...] = ()
     prices: tuple[Annotated[PriceEntry, BeforeValidator(_price_entry)], ...] = ()
+    rules: tuple[Rule, ...] = ()
     time_zone: str = "UTC"
     on_unknown_price: Literal["warn", "refuse"] = "warn"
     on_ledger_error: Literal["refuse"] | Annotated[dict[Literal["allow_usd"], str], Field(min_length=1)] = (

@@ -45,6 +45,8 @@ class RoutedChatModel(BaseChatModel):
         maestro: Where the money is; `Maestro.default()` if None. Without caps nothing is ever refused.
         resume_streams: Whether a stream that breaks off is continued by another endpoint, which is asked to go on from
             the text so far. Else its error is raised, as it is before the first token only if no endpoint is left.
+        baseline: The name of the endpoint to tell savings against; `response_metadata["maestro"]["baseline"]` has what
+            the call would have cost there, its own prompt cache counted.
 
     Raises:
         NoEndpoint: From a call, if no endpoint may serve it; `.rejected` says why.
@@ -56,6 +58,7 @@ class RoutedChatModel(BaseChatModel):
     sla: SLA = Field(default_factory=SLA)
     maestro: Any = None
     resume_streams: bool = False
+    baseline: str = ""
 
     _served: dict[str, Served] = PrivateAttr(default_factory=dict)
     _handler: MaestroCallbackHandler = PrivateAttr()
@@ -71,6 +74,10 @@ class RoutedChatModel(BaseChatModel):
         super().model_post_init(context)
         self._served = {each.facts.name: each for each in serve(self.endpoints)}
         self._handler = MaestroCallbackHandler(self.maestro)
+        if self.baseline and self.baseline not in self._served:
+            raise ValueError(
+                f"baseline={self.baseline!r} is none of the endpoints: {', '.join(self._served)}"
+            )
 
     # -- LangChain's methods --------------------------------------------------------------------------------------
 
@@ -330,7 +337,8 @@ class RoutedChatModel(BaseChatModel):
         parent: Any = None,
     ) -> Trip:
         if self._router is None:
-            self._router = Router(self._handler.maestro, [each.facts for each in self._served.values()])
+            facts = [each.facts for each in self._served.values()]
+            self._router = Router(self._handler.maestro, facts, baseline=self.baseline)
         return Trip(
             self._router,
             self._served,

@@ -676,3 +676,83 @@ def test_history_of_another_maker_is_understood(routed, west, east):
     assert routed(claude(east)).invoke([("user", "1+2?"), reasoned, ("user", "Sure?")]).text == "fine"
     sent = [str(request.body) for request in (*west.requests, *east.requests)]
     assert not any("c2ln" in body or "rs_1" in body for body in sent)
+
+
+# -- rules, savings, and being told -----------------------------------------------------------------------------------
+
+
+def test_rules_say_which_endpoints_may_serve_whom(west, east, make_maestro):
+    rules = [
+        {"where": {"customer": "acme"}, "allow": ["anthropic:*"]},
+        {"where": {"team": "growth"}, "deny": ["claude-*"]},
+    ]
+    model = RoutedChatModel(endpoints=[claude(east), chat(west)], maestro=make_maestro(rules=rules))
+    assert told(model.invoke("Hello"))["chosen"] == "gpt-5-mini"
+    with attribution(customer="acme"):
+        found = told(model.invoke("Hello"))
+        assert found["chosen"] == "claude-sonnet-5"
+        assert found["candidates"][1]["verdict"] == "rule:allow anthropic:*"
+        with attribution(team="growth"), pytest.raises(NoEndpoint, match="rule:deny claude-"):
+            model.invoke("Hello")
+    assert told(model.invoke("Hello", {"metadata": {"customer": "acme"}}))["chosen"] == "claude-sonnet-5"
+
+
+def test_a_rule_that_says_nothing_is_told(make_maestro):
+    with pytest.raises(Exception, match="a rule allows or denies endpoints"):
+        make_maestro(rules=[{"where": {"customer": "acme"}}])
+
+
+def test_a_plugin_knows_better_what_is_good_enough(routed, west, east):
+    from maestro_core import hookimpl
+
+    class Judge:
+        @hookimpl
+        def maestro_quality(self, call, endpoint):
+            hard = "prove" in str(call.history)
+            return 0.3 if hard and endpoint.quality < 0.8 else None
+
+    model = routed(
+        Endpoint(chat(west), quality=0.7), Endpoint(claude(east), quality=0.9), sla=SLA(quality_min=0.6)
+    )
+    model.maestro.plugins.register(Judge())
+    assert told(model.invoke("greet me"))["chosen"] == "gpt-5-mini"
+    assert told(model.invoke("prove it"))["chosen"] == "claude-sonnet-5"
+
+
+def test_savings_are_told_against_a_baseline_with_a_cache_of_its_own(routed, west, east):
+    """What the same calls come to at the baseline alone, by its provider's own bill, is what was told."""
+    west.reply = east.reply = None
+    text = {"type": "text", "text": "word " * 6_000, "cache_control": {"type": "ephemeral"}}
+    cheap, strong = claude(west, "claude-haiku-4-5"), claude(east, "claude-sonnet-4-5")
+    model = routed(cheap, strong, baseline="claude-sonnet-4-5")
+    past, would = [("user", [text])], 0
+    for _ in range(3):
+        answer = model.invoke(past)
+        strong.invoke(past)
+        would += told(answer)["baseline"]["cost_nanos"]
+        past = [*past, answer, ("user", "And?")]
+    assert len(west.requests) == 3
+    assert would == pytest.approx(east.bill_nanos, rel=0.02)
+    assert would > 2 * west.bill_nanos
+    with pytest.raises(ValueError, match="none of the endpoints"):
+        routed(baseline="gpt-9")
+
+
+def test_a_run_is_told_with_its_decisions(routed, west, east, tmp_path, make_maestro, capsys):
+    from maestro_core.cli import main
+
+    url = f"sqlite:///{tmp_path}/told.db"
+    maestro = make_maestro(ledger=url)
+    west.reply = DOWN
+    model = routed(maestro=maestro, baseline="claude-sonnet-5")
+    with attribution(run="run-7"):
+        model.invoke("Hello")
+    maestro.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAESTRO_LEDGER", url)
+        assert main(["show", "run-7"]) in {0, None}
+    shown = capsys.readouterr().out
+    assert "routed to claude-sonnet-5: the only one that qualifies" in shown
+    assert "before it, gpt-5-mini failed: server_error" in shown
+    assert "not gpt-5-mini: failed:server_error" in shown
+    assert "claude-sonnet-5 would have cost $" in shown

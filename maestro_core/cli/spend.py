@@ -88,15 +88,21 @@ def show(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show one run: agents, tools, models, refusals, dollars."""
+    """Show one run: agents, tools, models, refusals, dollars; and why its routed calls went where they did."""
+    from ._decisions import decisions_json, told
+
     with open_maestro() as maestro:
         found = maestro.tree(run)
+        records = list(maestro.ledger.records(run=run))
     if as_json:
-        echo_json(_tree_json(found))
+        decisions = decisions_json(records)
+        echo_json(_tree_json(found) | ({"decisions": decisions} if decisions else {}))
         return
     from maestro_core.terminal import print_tree
 
     print_tree(found)
+    for line in told(records):
+        typer.echo(line)
 
 
 def _dimensions(text: str) -> tuple[str, ...]:
