@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .types import Record, Reservation, Step
     from .usage import Usage
 
-__all__ = ["Runs"]
+__all__ = ["RunKind", "Runs"]
 
 _log = logging.getLogger("maestro")
 _T = TypeVar("_T")
@@ -46,6 +46,10 @@ _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execu
 _around: ContextVar[Attribution | None] = ContextVar("maestro_around", default=None)
 # Which run of an agent it is, likewise.
 _instance: ContextVar[Hashable] = ContextVar("maestro_instance", default=None)
+
+
+def _operation(call: Call) -> Operation:
+    return "embeddings" if call.operation == "embeddings" else "chat"
 
 
 @dataclass(slots=True)
@@ -260,23 +264,54 @@ class Runs:
         if offered is not None:
             where = offered.call.attribution
         call = replace(call, attribution=where)
-        scope = self._scope(parent)
-        self._maestro.circles.ask(scope, call)
-        operation: Operation = "embeddings" if call.operation == "embeddings" else "chat"
-        drawing = self._maestro.telemetry.start(
-            operation, call.model, where, parent=parent.span if parent else None, call=call, found=found
-        )
+        self._maestro.circles.ask(self._scope(parent), call)
+        drawing = self._draw(call, parent, found)
         try:
             reservation = offered or self._maestro.reserve(call)
         except BaseException as error:
             _not_sent(drawing, parent, error)
             raise
+        opened = self._open(run_id, parent, reservation, call, drawing)
+        opened.offer = self._maestro.doors.offered() if offered else None
+
+    def adopt(
+        self,
+        reservation: Reservation,
+        parent_id: Hashable | None,
+        *,
+        found: Callable[[], Span | None] | None = None,
+    ) -> None:
+        """A door sends the call that it reserved for by itself: it is open from here, under the reservation's key.
+
+        `found` is as in `reserve`.
+        """
+        parent, call = self._find(parent_id), reservation.call
+        self._open(call.key, parent, reservation, call, self._draw(call, parent, found))
+
+    def _draw(
+        self, call: Call, parent: _Run | None, found: Callable[[], Span | None] | None = None
+    ) -> Drawing | None:
+        above = parent.span if parent else None
+        return self._maestro.telemetry.start(
+            _operation(call), call.model, call.attribution, parent=above, call=call, found=found
+        )
+
+    def _open(
+        self,
+        run_id: Hashable,
+        parent: _Run | None,
+        reservation: Reservation,
+        seen: Call,
+        drawing: Drawing | None,
+    ) -> _OpenCall:
         root = self._runs.get(parent.root_id) if parent else None
         if root:
             root.calls.add(run_id)
-        opened = _OpenCall(reservation, call, drawing, parent, root, operation, time.perf_counter_ns(), scope)
-        opened.offer = self._maestro.doors.offered() if offered else None
-        self._calls[run_id] = opened
+        began_ns, scope = time.perf_counter_ns(), self._scope(parent)
+        opened = self._calls[run_id] = _OpenCall(
+            reservation, seen, drawing, parent, root, _operation(seen), began_ns, scope
+        )
+        return opened
 
     def call(self, run_id: Hashable) -> Call | None:
         """Return the call of a run id whose end has not been reported, or None."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import ToolMessage
 
 from maestro_core import Usage
-from maestro_core.prices.fields import normal_url
+from maestro_core.prices.places import place_of
 from maestro_core.types import Attribution, Call
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _PROVIDERS = {
     "xai": "x-ai",
 }
 
-# The integrations' names for it, and what stands there if nobody says otherwise.
+# The integrations' names for it.
 _URLS = (
     "azure_endpoint",
     "anthropic_api_url",
@@ -64,19 +64,6 @@ _URLS = (
     "base_url",
     "openai_api_base",
 )
-_USUAL_URLS = frozenset({
-    "https://api.openai.com/v1",
-    "https://api.anthropic.com",
-    "https://api.mistral.ai/v1",
-    "https://api.deepseek.com",
-    "https://api.deepseek.com/v1",
-    "https://api.groq.com",
-    "https://api.x.ai/v1",
-    "https://api.together.xyz/v1",
-    "https://api.together.ai/v1",
-    "https://api.fireworks.ai/inference/v1",
-    "https://openrouter.ai/api/v1",
-})  # fmt: skip
 
 # How often a provider's client library sends a request again by itself, where the model does not say.
 _DEFAULT_RETRIES = {
@@ -126,11 +113,7 @@ def base_url(provider: str, fields: Mapping[str, Any]) -> str:
     own = next((fields[name] for name in _URLS if fields.get(name)), None)
     if own is None and provider == "openai":
         own = os.environ.get("OPENAI_BASE_URL")  # which only the SDK reads, when the model is made
-    try:
-        found = normal_url(str(own)) if own else ""
-    except ValueError:
-        return ""
-    return "" if found in _USUAL_URLS else found
+    return place_of(own)
 
 
 def to_call(  # noqa: PLR0917 - the parts of one event

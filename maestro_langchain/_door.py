@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.tracers.context import register_configure_hook
 
+from maestro_core.exits import CUT
+
 from ._convert import dimensions
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ended_at_limit", "seen_by", "where"]
 
-_CUT = frozenset({"length", "max_tokens", "MAX_TOKENS", "model_length"})
 
 # LangChain asks this variable for a handler whenever it configures a run, so that a call through a door is seen
 # although the user attached no handler.
@@ -58,4 +59,4 @@ def ended_at_limit(message: BaseMessage) -> bool:
     said = message.response_metadata
     ended = {str(said.get(key)) for key in ("finish_reason", "stop_reason")}
     details = said.get("incomplete_details") or {}
-    return bool(ended & _CUT) or details.get("reason") == "max_output_tokens"
+    return bool((ended | {details.get("reason")}) & CUT)

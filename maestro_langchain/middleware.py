@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from maestro_core import CapExceeded, Maestro
 from maestro_core.doors import Terms
+from maestro_core.exits import LAST_WORDS, LastCalls, check_exit, farewell, stops_only_the_tool
 from maestro_core.failures import classify, pause_s
 from maestro_core.money import parse_usd
 from maestro_core.types import Attribution, new_key
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["MaestroMiddleware"]
 
 ExitBehavior = Literal["error", "end", "wrap_up", "interrupt"]
-
-_LAST_WORDS = "The budget of this run is used up. Give your best answer now from what you have; use no tools."
-_MOST_RUNS = 10_000
 
 
 class _State(AgentState[Any]):
@@ -93,13 +91,11 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def __init__(self, maestro: Maestro | None = None, *, exit_behavior: ExitBehavior = "error") -> None:
         super().__init__()
-        known = ("error", "end", "wrap_up", "interrupt")
-        if exit_behavior not in known:
-            raise ValueError(f"exit_behavior={exit_behavior!r} is not one of {', '.join(known)}")
+        check_exit(exit_behavior, ("error", "end", "wrap_up", "interrupt"))
         self._handler = MaestroCallbackHandler(maestro)
         self._exit = exit_behavior
         self._watch = Watch()
-        self._wrapped_up: dict[str, None] = {}  # runs that had their last call; a dict keeps their order
+        self._last_calls = LastCalls()
 
     @property
     def maestro(self) -> Maestro:
@@ -319,12 +315,12 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     def _last_passages(self, passage: _Passage) -> Iterator[_Passage]:
         """Yield what the last call may be: on all there is, else on what the call before this one was made on."""
         run = passage.call.attribution.dimensions.get("run", "")
-        if self._exit != "wrap_up" or passage.inner or run in self._wrapped_up:
+        if self._exit != "wrap_up" or passage.inner or run in self._last_calls:
             return
         messages = list(passage.request.messages)
         asked = [i for i, message in enumerate(messages) if isinstance(message, AIMessage)]
         for end in (len(messages), *([asked[-1]] if asked else [])):
-            said = [*messages[:end], HumanMessage(_LAST_WORDS)]
+            said = [*messages[:end], HumanMessage(LAST_WORDS)]
             request = passage.request.override(
                 messages=said, tools=[], tool_choice=None, response_format=None
             )
@@ -333,9 +329,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def _last_words(self, passage: _Passage, response: ModelResponse[Any]) -> ModelResponse[Any]:
         """Return a last answer without tool calls, which nobody would answer; there is one in a run."""
-        self._wrapped_up[passage.call.attribution.dimensions.get("run", "")] = None
-        while len(self._wrapped_up) > _MOST_RUNS:
-            del self._wrapped_up[next(iter(self._wrapped_up))]
+        self._last_calls.add(passage.call.attribution.dimensions.get("run", ""))
         for message in response.result:
             if isinstance(message, AIMessage):
                 message.tool_calls = []
@@ -349,13 +343,8 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         return _farewell(error)
 
     def _not_run(self, request: ToolCallRequest, error: CapExceeded) -> ToolMessage:
-        """Return what the model is told of a refusal inside a tool, where the run may go on; else raise it.
-
-        A cap on the tool stops the tool. Any other cap stops the agent at its next model call, which leaves as
-        `exit_behavior` says.
-        """
-        own = "tool" in error.cap.per or any(name == "tool" for name, _ in error.cap.where)
-        if not own and self._exit not in ("end", "wrap_up"):
+        """Return what the model is told of a refusal inside a tool, where the run may go on; else raise it."""
+        if not stops_only_the_tool(error, self._exit):
             raise as_langchain(error)
         return ToolMessage(f"Not run: {error}", tool_call_id=request.tool_call["id"], status="error")
 
@@ -391,8 +380,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
 
 def _farewell(error: CapExceeded) -> AIMessage:
-    partial = f"{error.partial}\n\n" if error.partial else ""
-    return AIMessage(f"{partial}Stopped: {error}", response_metadata={"maestro": {"stopped": error.reason}})
+    return AIMessage(farewell(error), response_metadata={"maestro": {"stopped": error.reason}})
 
 
 def _turn(state: Any) -> str | None:

@@ -1,0 +1,202 @@
+"""Governed classes: an LLM or an embedding model becomes, as it stands, an object of a subclass whose calls pass a gate.
+
+Methods set on the object would not do: a copy of it would carry them along, bound to the original.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+
+from ._models import LIMITS
+from ._passage import Passage, is_inside
+from .gate import exit_here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .gate import ExitBehavior, Gate
+
+__all__ = ["Governance", "govern", "governance_of", "llm_class", "ungovern"]
+
+_KEY = "_maestro_governance"
+_CLIENTS = ("_client", "_aclient", "_async_client")
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """What is kept on a governed object.
+
+    Args:
+        gate: What its calls pass.
+        exit_behavior: How an agent leaves that was not attached itself.
+        plain: The class that it had.
+        retries: How often its client sent a failed request again.
+        fields: What was changed on it, to be put back.
+        tickets: For whom it is governed; undone with the last of them.
+    """
+
+    gate: Gate
+    exit_behavior: ExitBehavior
+    plain: type
+    retries: int
+    fields: dict[str, Any]
+    tickets: weakref.WeakSet[Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Governance:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a ledger does not travel to other processes")
+
+
+def governance_of(component: Any) -> Governance | None:
+    """Return what is kept on a component, or None if it is not governed."""
+    found = getattr(component, "__dict__", {}).get(_KEY)
+    return found if isinstance(found, Governance) else None
+
+
+def govern(
+    component: Any, gate: Gate, exit_behavior: ExitBehavior, make: Callable[[type], type]
+) -> Governance:
+    """Let a component's calls pass a gate; again with another gate, that one takes over."""
+    before = governance_of(component)
+    if before is None:
+        plain, retries, fields = type(component), *_silenced(component)
+        object.__setattr__(component, "__class__", make(plain))
+    else:
+        plain, retries, fields = before.plain, before.retries, before.fields
+    tickets = before.tickets if before is not None and before.gate is gate else weakref.WeakSet()
+    found = Governance(gate, exit_behavior, plain, retries, fields, tickets)
+    component.__dict__[_KEY] = found
+    return found
+
+
+def ungovern(component: Any) -> None:
+    """Put a component back as it was."""
+    found = governance_of(component)
+    if found is None:
+        return
+    del component.__dict__[_KEY]
+    object.__setattr__(component, "__class__", found.plain)
+    for name, value in found.fields.items():
+        setattr(component, name, value)
+
+
+def _silenced(component: Any) -> tuple[int, dict[str, Any]]:
+    """Switch off the retries that a component and its clients make; return how many, and what was changed."""
+    retries = getattr(component, "max_retries", None)
+    if not isinstance(retries, int) or retries <= 0:
+        return 0, {}
+    private = component.__pydantic_private__ or {}
+    clients = {name: private[name] for name in _CLIENTS if private.get(name) is not None}
+    if not all(hasattr(client, "with_options") for client in clients.values()):
+        return 0, {}  # not a client of the kind that can be told; its attempts are held for all at once
+    before = {"max_retries": retries, **{name: private[name] for name in _CLIENTS if name in private}}
+    component.max_retries = 0
+    for name, client in clients.items():
+        setattr(component, name, client.with_options(max_retries=0))
+    return retries, before
+
+
+# -- LLMs -------------------------------------------------------------------------------------------------------------
+
+_llm_classes: dict[type, type] = {}
+
+
+def llm_class(cls: type) -> type:
+    """Return the governed subclass of a class of LLMs; one for each class."""
+    if cls not in _llm_classes:
+        names = [f"{before}{name}" for before in _WAYS for name in ("chat", "complete")]
+        body: dict[str, Any] = {name: _gated(cls, name) for name in names}
+        if hasattr(cls, "_use_chat_completions"):
+            body["_get_model_kwargs"] = _obeying(cls)
+        _llm_classes[cls] = _subclass(cls, body)
+    return _llm_classes[cls]
+
+
+def _subclass(cls: type, body: dict[str, Any]) -> type:
+    def reduce(self: Any, protocol: Any) -> Any:
+        # Elsewhere it is what it was before: its Maestro stays here.
+        plain = governance_of(self)
+        twin = cls.model_copy(self)  # type: ignore[attr-defined]
+        if plain is not None:
+            ungovern(twin)
+        return twin.__reduce_ex__(protocol)
+
+    for method in body.values():
+        # LlamaIndex would draw a span around each of them, besides the one of the class's own method.
+        setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls)(cls.__name__, (cls,), {**named, **body, "__reduce_ex__": reduce})
+
+
+_WAYS = {"": "run", "stream_": "stream", "a": "arun", "astream_": "astream"}
+
+
+def _gated(cls: type, name: str) -> Callable[..., Any]:
+    """Return a method that sends the class's own through the gate."""
+    plain = getattr(cls, name)
+    way = _WAYS[name.removesuffix("chat").removesuffix("complete")]
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begun = _begun(self, plain, args, kwargs)
+        if begun is None:
+            return plain(self, *args, **kwargs)
+        governance, passage = begun
+        return getattr(governance.gate, way)(passage, exit_here(governance.exit_behavior))
+
+    async def amethod(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)  # the stream itself, of a stream that passes the gate
+        return await result if isawaitable(result) else result
+
+    chosen = amethod if way.startswith("a") else method
+    chosen.__name__, chosen.__qualname__, chosen.__doc__ = name, f"{cls.__qualname__}.{name}", plain.__doc__
+    return chosen
+
+
+def _begun(
+    llm: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Governance, Passage] | None:
+    """Return what a call has to pass, or None if it is part of one that has passed already."""
+    governance = governance_of(llm)
+    named = next((name for name in ("messages", "prompt") if name in kwargs), None)
+    if governance is None or is_inside(governance.gate.maestro, llm) or not (args or named):
+        return None
+    rest = {key: value for key, value in kwargs.items() if args or key != named}
+    passage = Passage(
+        maestro=governance.gate.maestro,
+        llm=llm,
+        method=plain,
+        payload=args[0] if args else kwargs[named or ""],
+        arguments=args[1:],
+        kwargs=rest,
+        retries=governance.retries,
+    )
+    return governance, passage
+
+
+def _obeying(cls: type) -> Callable[..., dict[str, Any]]:
+    """Return OpenAI's way from its fields to a request, in which the limit of a call wins over the constructor's.
+
+    Streams are asked to say what they used.
+    """
+    plain = cls._get_model_kwargs  # type: ignore[attr-defined]
+
+    def method(self: Any, **kwargs: Any) -> dict[str, Any]:
+        request: dict[str, Any] = plain(self, **kwargs)
+        asked = [kwargs[name] for name in LIMITS if isinstance(kwargs.get(name), int)]
+        if asked:
+            there = [name for name in LIMITS if name in request]
+            kept = next((name for name in there if name in kwargs), there[0] if there else "max_tokens")
+            request = {name: value for name, value in request.items() if name not in LIMITS}
+            request[kept] = min(asked)
+        if request.get("stream"):
+            request.setdefault("stream_options", {"include_usage": True})
+        return request
+
+    return method

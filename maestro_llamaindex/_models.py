@@ -1,0 +1,164 @@
+"""What has to be known of a LlamaIndex LLM to govern it: its identity, its limits, its retries."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from maestro_core.prices.places import place_of
+
+__all__ = [
+    "LIMITS",
+    "attempts_of",
+    "base_url",
+    "is_legacy_completion",
+    "least_output_tokens",
+    "limit_kwargs",
+    "model_name",
+    "own_limit",
+    "packages",
+    "provider_of",
+]
+
+# The integration package that a class comes from (`llama_index.llms.<package>`), and the price book's provider id.
+_PROVIDERS = {
+    "azure_inference": "azure",
+    "azure_openai": "azure",
+    "bedrock": "aws",
+    "bedrock_converse": "aws",
+    "gemini": "google",
+    "google_genai": "google",
+    "mistralai": "mistral",
+    "openai_like": "openai",
+    "vertex": "google",
+    "xai": "x-ai",
+}
+# The call argument that sets the output limit of one request for certain.
+_LIMIT_ARGUMENTS = {
+    "anthropic": "max_tokens",
+    "bedrock_converse": "max_tokens",
+    "litellm": "max_tokens",
+    "openai": "max_tokens",
+}
+LIMITS = (
+    "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "max_new_tokens", "num_predict",
+)  # fmt: skip
+_URLS = ("azure_endpoint", "api_base", "base_url", "endpoint", "endpoint_url")
+# A reasoning model thinks before it answers, and inside the limit.
+_REASONING_TOKENS = 4_096
+_LEAST_ANSWER = 256
+_MODEL_NAMES = ("model", "model_name", "model_id")
+
+
+def packages(component: Any) -> list[str]:
+    """Return the integration packages that a component's class and its bases come from, the nearest first."""
+    found = []
+    for cls in type(component).__mro__:
+        parts = cls.__module__.split(".")
+        if parts[0] == "llama_index" and len(parts) > 2 and parts[1] != "core":  # noqa: PLR2004 - llama_index.llms.x
+            found.append(parts[2])
+    return found
+
+
+def provider_of(component: Any) -> str:
+    """Return the price book's id for what bills an LLM's or an embedding model's requests."""
+    name = next(iter(packages(component)), "")
+    if name == "anthropic":  # the same class speaks to three clouds
+        client = type(getattr(component, "_client", None)).__name__
+        return {"AnthropicVertex": "google", "AnthropicBedrock": "aws"}.get(client, "anthropic")
+    return _PROVIDERS.get(name, name or "unknown")
+
+
+def model_name(component: Any) -> str:
+    """Return the model as its provider names it."""
+    found = [getattr(component, name, None) for name in _MODEL_NAMES]
+    return next((name for name in found if isinstance(name, str) and name), "unknown")
+
+
+def base_url(component: Any) -> str:
+    """Return where requests go, if that is not the maker's own place; never with credentials."""
+    return place_of(next((url for name in _URLS if (url := getattr(component, name, None))), None))
+
+
+def is_legacy_completion(llm: Any) -> bool:
+    """Return whether it is an OpenAI model of the old completions API, whose limit LlamaIndex sets by itself."""
+    if "openai" not in packages(llm) or _is_responses(llm):
+        return False
+    try:
+        return not llm.metadata.is_chat_model
+    except ValueError:  # a model that LlamaIndex does not know; it will say so itself
+        return False
+
+
+def limit_kwargs(llm: Any, tokens: int) -> dict[str, Any] | None:
+    """Return the call arguments that limit the output to so many tokens, or None for a class that is not known."""
+    if is_legacy_completion(llm):
+        return None
+    if _is_responses(llm):
+        return {"max_output_tokens": tokens}
+    known = packages(llm)
+    if "google_genai" in known:
+        return {"generation_config": {"max_output_tokens": tokens}}
+    name = next((_LIMIT_ARGUMENTS[package] for package in known if package in _LIMIT_ARGUMENTS), None)
+    if name is None:
+        return None
+    # OpenAI itself takes the old name only for its old models; servers that are like it may know only the old one.
+    official = known[0] == "openai" and not base_url(llm)
+    if official and getattr(llm, "max_tokens", None) is None:
+        name = "max_completion_tokens"
+    return {name: tokens}
+
+
+def own_limit(llm: Any, kwargs: dict[str, Any], *, governed: bool) -> int | None:
+    """Return the output limit that a request carries by itself.
+
+    Args:
+        llm: The model.
+        kwargs: The arguments of the call.
+        governed: Whether `attach` has made the call's own limit win over the constructor's.
+
+    Returns:
+        Tokens; the largest, where several are set and it is not known which one wins; None if there is none.
+    """
+    asked = _limits(kwargs, kwargs.get("generation_config"), kwargs.get("extra_body"))
+    extra = getattr(llm, "additional_kwargs", None)
+    built = _limits(
+        {name: getattr(llm, name, None) for name in LIMITS}, extra, getattr(llm, "generation_config", None)
+    )
+    if is_legacy_completion(llm):
+        asked = []  # LlamaIndex replaces it by all that the context window leaves
+    elif asked and governed and "openai" in packages(llm):
+        built = []
+    return max((*asked, *built), default=None)
+
+
+def _limits(*places: Any) -> list[int]:
+    return [
+        value
+        for place in places
+        for name in LIMITS
+        if isinstance(value := place.get(name) if isinstance(place, dict) else None, int) and value > 0
+    ]
+
+
+def attempts_of(component: Any) -> int:
+    """Return how often a component may send a request: OpenAI's retries of its own are on top of its client's."""
+    retries = getattr(component, "max_retries", None)
+    if not isinstance(retries, int) or retries <= 0:
+        return 1
+    return retries * (1 + retries) if "openai" in packages(component) else 1 + retries
+
+
+def least_output_tokens(llm: Any) -> int:
+    """Return the output tokens below which a thinking model gives no answer."""
+    thinking = getattr(llm, "thinking_dict", None) or {}
+    if isinstance(budget := thinking.get("budget_tokens"), int):
+        return budget + _LEAST_ANSWER
+    home = sys.modules.get("llama_index.llms.openai.utils")
+    reasons = model_name(llm) in getattr(home, "O1_MODELS", ())
+    quiet = getattr(llm, "reasoning_effort", None) == "none"
+    return _REASONING_TOKENS if reasons and not quiet and "openai" in packages(llm) else 1
+
+
+def _is_responses(llm: Any) -> bool:
+    return any(cls.__name__ == "OpenAIResponses" for cls in type(llm).__mro__)

@@ -1,0 +1,219 @@
+"""The tree of what runs: LlamaIndex's spans, told to every Maestro that governs something in this process.
+
+LlamaIndex swallows whatever a span handler raises, so that this can say whom a call is for, and never refuse one.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llama_index.core.agent.workflow import BaseWorkflowAgent
+from llama_index.core.tools import BaseTool
+from llama_index.core.workflow import Workflow
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.span import active_span_id
+from llama_index_instrumentation.span_handlers import BaseSpanHandler
+
+from maestro_core import CapExceeded, MaestroError
+
+if TYPE_CHECKING:
+    from inspect import BoundArguments
+
+    from maestro_core import Maestro
+    from maestro_core.runs import RunKind
+
+__all__ = ["Flow", "Holder", "flow_here", "instance_here", "refusal_here", "span_here", "watch"]
+
+_log = logging.getLogger("maestro")
+_ID = 37  # a span's id is "Class.method-" and a UUID of 36 characters
+_RUN_ID = "llamaindex.run_id"
+
+
+class Holder(Protocol):
+    """What belongs to a Maestro: a gate, a callback handler, an installation."""
+
+    @property
+    def maestro(self) -> Maestro:
+        """The instance it reports to."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """A workflow that runs: its object, and whose turn it is."""
+
+    span_id: str
+    owner: weakref.ref[Any]
+    agent: str = ""
+    turn_id: str = ""  # what the agent's steps and tools are below
+    turns: int = 0
+    named: bool = False
+
+
+@dataclass(slots=True)
+class _Span:
+    parent_id: str | None
+    flow: Flow | None
+    instance: Any
+    tool: str = ""
+    refusals: dict[int, CapExceeded] = field(default_factory=dict)  # by Maestro
+
+
+class _Tree(BaseSpanHandler[Any]):
+    """Follows every span of the process; cheap, because there are a dozen of them for each step of an agent."""
+
+    def span_enter(
+        self,
+        id_: str,
+        bound_args: BoundArguments,
+        instance: Any | None = None,
+        parent_id: str | None = None,
+        tags: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        try:
+            _entered(id_, bound_args.arguments, instance, parent_id, tags or {})
+        except Exception:  # noqa: BLE001 - whatever it was, the agent goes on
+            _log.exception("Maestro could not follow a LlamaIndex span; calls go on")
+
+    def span_exit(self, id_: str, *_: Any, **__: Any) -> None:
+        _left(id_, None)
+
+    def span_drop(self, id_: str, *_: Any, err: BaseException | None = None, **__: Any) -> None:
+        _left(id_, err)
+
+    def new_span(self, *_: Any, **__: Any) -> None:
+        """Nothing is kept by the base class."""
+
+    def prepare_to_exit_span(self, *_: Any, **__: Any) -> None:
+        """Likewise."""
+
+    def prepare_to_drop_span(self, *_: Any, **__: Any) -> None:
+        """Likewise."""
+
+
+_spans: dict[str, _Span] = {}
+_maestros: weakref.WeakSet[Maestro] = weakref.WeakSet()
+# Whose Maestro is not known yet: the default one is made when something runs.
+_pending: list[weakref.ref[Holder]] = []
+_tree = _Tree()
+
+
+def watch(holder: Holder) -> None:
+    """Tell the holder's Maestro about every span from now on."""
+    root = get_dispatcher()
+    if not any(handler is _tree for handler in root.span_handlers):
+        root.add_span_handler(_tree)
+    _pending.append(weakref.ref(holder))
+
+
+def span_here() -> str | None:
+    """Return the id of the span around the caller."""
+    found: str | None = active_span_id.get()
+    return found
+
+
+def flow_here() -> Flow | None:
+    """Return the workflow around the caller, or None."""
+    found = _spans.get(active_span_id.get() or "")
+    return found.flow if found else None
+
+
+def instance_here() -> Any | None:
+    """Return the object whose method the innermost span around the caller is."""
+    found = _spans.get(active_span_id.get() or "")
+    return found.instance if found else None
+
+
+def refusal_here(maestro: Maestro) -> CapExceeded | None:
+    """Return why the tool whose step this is must not run: it has a price, and a cap does not admit one more use."""
+    found = _spans.get(active_span_id.get() or "")
+    return found.refusals.get(id(maestro)) if found else None
+
+
+def _watched() -> tuple[Maestro, ...]:
+    for reference in tuple(_pending):
+        holder = reference()
+        try:
+            if holder is not None:
+                _maestros.add(holder.maestro)
+        except MaestroError:  # settings that are wrong; the call that is refused for them will say so
+            continue
+        _pending.remove(reference)
+    return tuple(_maestros)
+
+
+def _entered(
+    id_: str, arguments: dict[str, Any], instance: Any, parent_id: str | None, tags: dict[str, Any]
+) -> None:
+    above = _spans.get(parent_id or "")
+    flow = above.flow if above else None
+    method = id_[:-_ID].rpartition(".")[2]
+    if method == "run" and isinstance(instance, Workflow):
+        flow = Flow(id_, weakref.ref(instance))
+        _spans[id_] = _Span(parent_id, flow, instance)
+        if isinstance(instance, BaseWorkflowAgent):
+            flow.agent, flow.turn_id = instance.name, id_
+            _enter(id_, parent_id, "agent", instance.name)
+        else:
+            _enter(id_, parent_id)
+        return
+    span = _spans[id_] = _Span(parent_id, flow, instance)
+    if flow is not None and parent_id == flow.span_id:  # a step of the workflow
+        _name(flow, tags)
+        parent_id = _turn(flow, method, arguments.get("ev"))
+        if method == "call_tool":
+            span.tool = str(arguments["ev"].tool_name)
+    elif isinstance(instance, BaseTool) and method in {"call", "acall", "__call__"}:
+        name = str(instance.metadata.name)
+        # The agent's step that calls it has told of it already, and so has `__call__` of `call`.
+        span.tool = "" if above is not None and above.tool == name else name
+    _enter(id_, parent_id, "tool" if span.tool else "chain", span.tool)
+
+
+def _name(flow: Flow, tags: dict[str, Any]) -> None:
+    """Call the run as LlamaIndex does: its id is in the tags of a workflow's steps, and not yet in its own."""
+    if not flow.named and (run_id := tags.get(_RUN_ID)):
+        flow.named = True
+        span = _spans.get(flow.span_id)
+        if span is not None and span.parent_id not in _spans:  # the outermost names the run
+            for maestro in _watched():
+                maestro.runs.name(flow.span_id, str(run_id))
+
+
+def _turn(flow: Flow, method: str, event: Any) -> str:
+    """Return what a step is below: the agent whose turn it is; agents that hand over take turns."""
+    agent = getattr(event, "current_agent_name", "") if method == "run_agent_step" else ""
+    if agent and agent != flow.agent:
+        _end_turn(flow, None)
+        flow.turns += 1
+        flow.agent, flow.turn_id = agent, f"{flow.span_id}#{flow.turns}"
+        _enter(flow.turn_id, flow.span_id, "agent", agent)
+    return flow.turn_id or flow.span_id
+
+
+def _end_turn(flow: Flow, error: BaseException | None) -> None:
+    if flow.turn_id and flow.turn_id != flow.span_id:
+        for maestro in _watched():
+            maestro.runs.leave(flow.turn_id, error)
+
+
+def _enter(id_: str, parent_id: str | None, kind: RunKind = "chain", name: str = "") -> None:
+    for maestro in _watched():
+        try:
+            maestro.runs.enter(id_, parent_id, kind=kind, name=name)
+        except CapExceeded as error:
+            _spans[id_].refusals[id(maestro)] = error
+
+
+def _left(id_: str, error: BaseException | None) -> None:
+    try:
+        span = _spans.pop(id_, None)
+        if span is not None and span.flow is not None and span.flow.span_id == id_:
+            _end_turn(span.flow, error)
+        for maestro in _watched():
+            maestro.runs.leave(id_, error)
+    except Exception:  # noqa: BLE001 - whatever it was, the agent goes on
+        _log.exception("Maestro could not follow a LlamaIndex span; calls go on")
