@@ -274,6 +274,10 @@ class Runs:
         opened = self._open(run_id, parent, reservation, call, drawing)
         opened.offer = self._maestro.doors.offered() if offered else None
 
+    def ask(self, parent_id: Hashable | None, call: Call) -> None:
+        """A door is about to reserve for a call below a run: whoever looks for loops may latch it before."""
+        self._maestro.circles.ask(self._scope(self._find(parent_id)), call)
+
     def adopt(
         self,
         reservation: Reservation,
@@ -283,7 +287,7 @@ class Runs:
     ) -> None:
         """A door sends the call that it reserved for by itself: it is open from here, under the reservation's key.
 
-        `found` is as in `reserve`.
+        `found` is as in `reserve`. Tell `ask` of the call before it is reserved for.
         """
         parent, call = self._find(parent_id), reservation.call
         self._open(call.key, parent, reservation, call, self._draw(call, parent, found))

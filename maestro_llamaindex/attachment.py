@@ -51,7 +51,7 @@ def attach(agent_or_llm: _T, maestro: Maestro | None = None, *, exit_behavior: E
         ValueError: For an unknown exit behaviour.
     """
     check_exit(exit_behavior, _EXITS)
-    found = members(agent_or_llm)
+    found = [one for one in members(agent_or_llm) if isinstance(one, BaseLLM)]
     if not found:
         raise TypeError(
             f"attach found no LLM and no embedding model in a {type(agent_or_llm).__name__}; attach the LLM itself: "

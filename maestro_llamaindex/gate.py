@@ -182,13 +182,15 @@ class Gate:
                 return
 
     def _open(self, chance: _Chance) -> tuple[Sending, Heard]:
-        one, doors = chance.passage, self.maestro.doors
-        held = doors.reserve(one.call(), fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
+        one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
+        self.maestro.runs.ask(one.parent_id, call)
+        held = doors.reserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
         return Sending(self.maestro, held, one.parent_id), Heard(held, chance.last)
 
     async def _aopen(self, chance: _Chance) -> tuple[Sending, Heard]:
-        one, doors = chance.passage, self.maestro.doors
-        held = await doors.areserve(one.call(), fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
+        one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
+        self.maestro.runs.ask(one.parent_id, call)
+        held = await doors.areserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
         return Sending(self.maestro, held, one.parent_id), Heard(held, chance.last)
 
     def _received(self, one: Passage, sending: Sending, heard: Heard, response: Any) -> Any:
