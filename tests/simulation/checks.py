@@ -148,8 +148,11 @@ class Watched:
             bucket = buckets.get(place.key[:2])
             yield place, (bucket.spent, bucket.held, bucket.presumed) if bucket else (0, 0, 0)
 
-    def aside(self, hold: Hold) -> dict[tuple[str, tuple[str, ...]], int] | None:
-        """Return what belongs to those who stand before a call, of what is free; None if nobody can say."""
+    def aside(self, hold: Hold, *, perhaps: bool = False) -> dict[tuple[str, tuple[str, ...]], int] | None:
+        """Return what belongs to those who stand before a call, of what is free; None if nobody can say.
+
+        With `perhaps`, also what belongs to those who may stand before it.
+        """
         ticket, aside = hold.ticket, {}
         if ticket is None or ticket.inside:
             return aside
@@ -162,13 +165,15 @@ class Watched:
         for one in self.tickets.values():
             mine = one.key == hold.key or (ticket.waits and one.process == ticket.process)
             older = own is None or (not one.inside, one.place) < (not own.inside, own.place)
-            if one.sure and older and not mine and self._lives(one):
+            certain = one.sure and older and self._lives(one)
+            possible = perhaps and not self._is_dead(one) and (older or not one.sure)
+            if not mine and (certain or possible):
                 aside[one.at] = aside.get(one.at, 0) + one.wanted
         return aside
 
     def suffices(self, hold: Hold) -> bool:
         """Return whether a waiter's money is free, and belongs to nobody who stands before it."""
-        aside = self.aside(hold)
+        aside = self.aside(hold, perhaps=True)
         return aside is not None and not isinstance(admit(hold, list(self.counters(hold)), 0, aside), Refused)
 
     def hopeless(self, hold: Hold) -> bool:
