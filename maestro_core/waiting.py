@@ -10,6 +10,8 @@ import asyncio
 import os
 import secrets
 import threading
+import time
+from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -38,6 +40,9 @@ _BEAT_S = 0.3
 
 # The others are woken when it is their turn.
 _TURN_S = 60.0
+
+# For how long what a process has taken counts as its share, even if it was quick to spend it.
+_LATELY_S = 1.0
 
 # The calls that this context is inside of. A child call may run while its ancestor's money is still held.
 lineage: ContextVar[tuple[str, ...]] = ContextVar("maestro_lineage", default=())
@@ -70,6 +75,7 @@ class _Open:
     names: frozenset[BucketName]
     place: Place
     around: frozenset[str]  # the open calls that it was made inside of
+    at_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -88,9 +94,12 @@ class Line:
     `changes` counts what may let somebody go on; a waiter that saw it change does not go to sleep.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._lock = fork_safe_lock()
+        self._now_s = now_s
         self._open: dict[str, _Open] = {}
+        self._lately: deque[_Open] = deque()  # closed, and still counted
+        self._totals: dict[BucketName, int] = {}
         self._waiters: list[_Waiter] = []
         self._id = secrets.token_hex(4)
         self.changes = 0
@@ -99,6 +108,8 @@ class Line:
     def forked(self) -> None:
         """This is a child of the process that these calls and waiters belong to."""
         self._open.clear()
+        self._totals.clear()
+        self._lately.clear()
         self._waiters.clear()
 
     @property
@@ -110,14 +121,27 @@ class Line:
         """A call of this process holds money now."""
         with self._lock:
             around = frozenset(self._family(place, lineage.get()))
-            self._open[key] = _Open(amount_nanos, names, place, around)
+            self._open[key] = _Open(amount_nanos, names, place, around, self._now_s())
+            self._count(names, amount_nanos)
 
     def closed(self, key: str) -> None:
         """A call's money is settled or free; whoever is first at a bucket looks again."""
         with self._lock:
-            self._open.pop(key, None)
+            one = self._open.pop(key, None)
+            if one:
+                self._lately.append(one)
+            self._forget()
             wakes = self._changed()
         _call(wakes)
+
+    def ticket(self, names: frozenset[BucketName], *, waits: bool, inside: bool) -> Ticket:
+        """Return a caller's place among all processes."""
+        if not waits:
+            return Ticket(self.process, inside=inside)
+        with self._lock:
+            self._forget()
+            holds = {name: self._totals[name] for name in names if name in self._totals}
+        return Ticket(self.process, waits=True, inside=inside, holds=holds)
 
     def inside(self, place: Place, ancestors: tuple[str, ...]) -> bool:
         """Return whether the caller is inside an open call: of its own thread and task, or around it."""
@@ -171,6 +195,18 @@ class Line:
                 self._waiters.remove(waiter)
             wakes = self._changed()
         _call(wakes)
+
+    def _forget(self) -> None:
+        # In the order of closing, which is near enough: one that was open for long is over at once when its turn comes.
+        while self._lately and self._lately[0].at_s + _LATELY_S <= self._now_s():
+            one = self._lately.popleft()
+            self._count(one.names, -one.amount_nanos)
+
+    def _count(self, names: frozenset[BucketName], amount_nanos: int) -> None:
+        for name in names:
+            total = self._totals.pop(name, 0) + amount_nanos
+            if total:
+                self._totals[name] = total
 
     def _changed(self) -> list[Callable[[], None]]:
         """Return how to wake everybody who may go on now: the first at each bucket, and callers inside open calls."""
@@ -257,7 +293,7 @@ def turns(
         while True:
             polls.begin(waits=waiter is not None)
             inside = line.inside(place, ancestors)
-            ticket = Ticket(line.process, waits=now_s() < until_s, inside=inside)
+            ticket = line.ticket(names, waits=now_s() < until_s, inside=inside)
             at, held = None if inside else line.ahead(names, waiter), None
             if at is None:
                 outcome = desk.attempt(False, ticket)

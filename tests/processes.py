@@ -54,6 +54,7 @@ class Job:
         attribution: Dimensions of every call, besides its run.
         seed: Of the pauses between calls.
         pause_s: The longest pause before a call.
+        begin_s: When it begins, in seconds since 1970, so that several begin together; at once, if that is over.
     """
 
     calls: int | None = None
@@ -63,6 +64,7 @@ class Job:
     attribution: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     pause_s: float = 0.0
+    begin_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,9 @@ class _Caller:
         self._next = 0
 
     def run(self) -> None:
+        if self._job.begin_s:
+            self._maestro.admission.quotes.bound(_call(self._name))  # reads the price book
+            time.sleep(max(0.0, self._job.begin_s - time.time()))
         if self._job.tasks:
             asyncio.run(self._tasks())
             return

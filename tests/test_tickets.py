@@ -24,6 +24,7 @@ from maestro_core.types import (
     Ticket,
     new_key,
 )
+from maestro_core.waiting import Line, Place
 
 EVERYTHING, TEAM = Meter(), Meter(("team",))
 GROWTH = Attribution({"team": "growth"})
@@ -203,6 +204,74 @@ def test_repeating_a_reserve_that_was_admitted_holds_once(full):
     admitted = hold(60, "a")
     first = full.reserve(admitted)
     assert full.reserve(admitted) == first
+
+
+# -- sharing what becomes scarce --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_ledger(tmp_path, clock, monkeypatch):
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock=clock)) as ledger:
+        monkeypatch.setattr(ledger, "_since_boot_us", clock.now_us)
+        yield ledger
+
+
+def more(amount, holds, meter=EVERYTHING, **kwargs):
+    asked = hold(amount, limits=((meter, LIMIT),), **kwargs)
+    name = meter.id, tuple(GROWTH.dimensions.get(dimension, "(unattributed)") for dimension in meter.per)
+    return replace(asked, ticket=replace(asked.ticket, holds={name: holds}))
+
+
+def test_a_process_that_has_much_stands_in_line_before_it_takes_more(file_ledger, clock):
+    assert isinstance(file_ledger.reserve(more(20, 0)), Held)
+    greedy = more(20, 20)  # a quarter of what is free
+    refused = file_ledger.reserve(greedy)
+    assert isinstance(refused, Refused)
+    assert not refused.spent
+    assert isinstance(file_ledger.reserve(hold(20, "b")), Held), "who comes in the meantime is served"
+    clock.advance(0.07)
+    assert isinstance(file_ledger.reserve(greedy), Refused), "the more it has, the longer"
+    clock.advance(0.1)
+    assert isinstance(file_ledger.reserve(greedy), Held), "nobody else wants it"
+
+
+def test_one_that_has_little_or_cannot_wait_or_is_inside_takes_it_at_once(file_ledger):
+    file_ledger.reserve(hold(11, "a"))
+    assert isinstance(file_ledger.reserve(more(5, 11)), Held)
+    assert isinstance(file_ledger.reserve(more(5, 16, waits=False)), Held)
+    assert isinstance(file_ledger.reserve(more(5, 21, inside=True)), Held)
+    assert isinstance(file_ledger.reserve(more(5, 26)), Refused)
+
+
+def test_nobody_else_is_expected_at_a_run(file_ledger):
+    run = Meter(("run",))
+    file_ledger.reserve(hold(50, "a", limits=((run, LIMIT),)))
+    assert isinstance(file_ledger.reserve(more(20, 50, run)), Held)
+
+
+def test_one_that_has_long_been_alone_waits_for_nobody(file_ledger, clock, tmp_path):
+    file_ledger.reserve(hold(50, "a"))
+    clock.advance(4)
+    assert isinstance(file_ledger.reserve(more(10, 50)), Held)
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as other:
+        other.settle(other.reserve(hold(1, "b")).key, Settlement(cost_nanos=0))
+    assert isinstance(file_ledger.reserve(more(10, 60)), Refused)
+    clock.advance(601)
+    assert isinstance(file_ledger.reserve(more(10, 60)), Held)
+
+
+def test_the_line_knows_what_its_process_holds():
+    now = [0.0]
+    line, name, other = Line(lambda: now[0]), ("all", ()), ("team", ("growth",))
+    line.opened("a", 5, frozenset({name}), Place(1, 1))
+    line.opened("b", 7, frozenset({name, other}), Place(1, 2))
+    assert line.ticket(frozenset({name, other}), waits=True, inside=False).holds == {name: 12, other: 7}
+    line.closed("b")
+    line.closed("b")
+    assert line.ticket(frozenset({name}), waits=True, inside=False).holds == {name: 12}, "it took it just now"
+    now[0] = 1.0
+    assert line.ticket(frozenset({name, other}), waits=True, inside=False).holds == {name: 5}
+    assert line.ticket(frozenset({name}), waits=False, inside=False).holds == {}
 
 
 # -- two processes: two ledgers on one file ---------------------------------------------------------------------------

@@ -10,19 +10,28 @@ from ._rows import packed_values, unpacked_values
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from maestro_core.types import Hold
 
-    from ._rules import BucketName
+    from ._rules import BucketName, Place
 
-__all__ = ["Standing", "promised", "read", "renewed", "stale", "write"]
+__all__ = ["Company", "Standing", "promised", "read", "renewed", "stale", "too_soon", "write"]
 
 # A ticket that was not seen for so long belongs to nobody: its process is dead, stopped, or does not get to run.
 _STALE_US = 1_000_000
 
 # A waiter tries at least every 0.55 s, and often sooner; then it does not always say that it is there, which is a write.
 _BEAT_US = 150_000
+
+# A process that holds more than an eighth of what is free stands in line for a moment before it takes more; longer, the
+# more it holds. Chosen so that four processes which begin within a tenth of a second share a cap worth ten calls.
+_PART = 8
+_MOMENT_US, _LONGEST_US = 50_000, 300_000
+
+# How long a process does not know yet whether there are others, and for how long it remembers that there were.
+_STRANGE_US = 3_000_000
+_REMEMBERED_US = 600_000_000
 
 
 class Standing(NamedTuple):
@@ -60,6 +69,52 @@ def promised(standing: Mapping[str, Standing], hold: Hold, now_us: int) -> dict[
             continue
         aside[one.at] = aside.get(one.at, 0) + one.wanted_nanos
     return aside
+
+
+class Company:
+    """Whether other processes are at the same ledger: they are known by their writes."""
+
+    def __init__(self) -> None:
+        self._began_us: int | None = None
+        self._met_us: int | None = None
+        self._version: int | None = None
+
+    def expected(self, version: int, now_us: int) -> bool:
+        """Return whether others may come; `version` is another one after a write of theirs."""
+        if self._began_us is None:
+            self._began_us = now_us
+        elif version != self._version:
+            self._met_us = now_us
+        self._version = version
+        met = self._met_us is not None and now_us - self._met_us < _REMEMBERED_US
+        return met or now_us - self._began_us < _STRANGE_US
+
+
+def too_soon(
+    standing: Mapping[str, Standing],
+    hold: Hold,
+    places: Iterable[tuple[Place, Sequence[int]]],
+    at_us: int,
+    now_us: int,
+) -> Refused | None:
+    """Return the bucket at which a process that has much already stands in line before it takes more, if there is one.
+
+    Money goes to whoever asks first. Where it becomes scarce, the first process would take all of it in the milliseconds
+    before the others ask. A run lives in one process, so nobody else is expected at its buckets.
+    """
+    ticket, own = hold.ticket, standing.get(hold.key)
+    if ticket is None or not ticket.waits or ticket.inside or not ticket.holds:
+        return None
+    stood_us = now_us - own.since_us if own and own.alive(now_us) else 0
+    limits = {meter.id: limit for meter, limit in hold.limits if "run" not in meter.per}
+    for place, counter in places:
+        limit = limits.get(place.key[0])
+        parts = ticket.holds.get(place.key[:2], 0) * _PART
+        if limit is None or parts <= (free := limit - sum(counter)):
+            continue
+        if stood_us < min(_LONGEST_US, _MOMENT_US * parts // max(free, 1)):
+            return Refused(place.bucket(counter), limit, hold.needed_nanos, at_us)
+    return None
 
 
 def renewed(

@@ -32,7 +32,7 @@ from ._queries import (
     stale_keys,
 )
 from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
-from ._rules import admit, fitted
+from ._rules import Place, admit, fitted
 from ._totals import Totals
 from ._upkeep import Moment, Upkeep
 
@@ -64,6 +64,7 @@ class SQLiteLedger(Upkeep):
         self._attributions = AttributionIds()
         self._seen_us = 0
         self._counters = Counters()
+        self._company = _tickets.Company()
         self._owners = Owners(self._database.path)
         self._announced: list[str] = []
         self._close = weakref.finalize(self, _close, self._database, self._owners, self._announced)
@@ -103,11 +104,7 @@ class SQLiteLedger(Upkeep):
                 )
             places = self._counters.places(hold, now_us)
             counters = self._counters.read(connection, places, now_us)
-            standing, tick_us = _tickets.read(connection), self._since_boot_us()
-            aside = _tickets.promised(standing, hold, tick_us)
-            amount = admit(hold, zip(places, counters, strict=True), now_us, aside)
-            ticket = _tickets.renewed(standing, hold, amount, tick_us)
-            _tickets.write(connection, standing, hold.key, ticket, tick_us)
+            amount = self._admit(connection, hold, list(zip(places, counters, strict=True)), now_us)
             if isinstance(amount, Refused):
                 return amount
             hold = fitted(hold, amount)
@@ -318,6 +315,23 @@ class SQLiteLedger(Upkeep):
         connection.execute("UPDATE store SET clock_us = ?", (now_us,))
         attribution_id = self._attributions.find(connection, hold.attribution)
         insert_hold(connection, hold, now_us, attribution_id, self._owners.name())
+
+    def _admit(
+        self,
+        connection: sqlite3.Connection,
+        hold: Hold,
+        places: list[tuple[Place, tuple[int, int, int]]],
+        now_us: int,
+    ) -> int | Refused:
+        """Return how much to hold, or who refuses it, with a regard to other processes; and keep the caller's ticket."""
+        standing, tick_us = _tickets.read(connection), self._since_boot_us()
+        amount = admit(hold, places, now_us, _tickets.promised(standing, hold, tick_us))
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if self._company.expected(version, tick_us) and not isinstance(amount, Refused):
+            amount = _tickets.too_soon(standing, hold, places, now_us, tick_us) or amount
+        ticket = _tickets.renewed(standing, hold, amount, tick_us)
+        _tickets.write(connection, standing, hold.key, ticket, tick_us)
+        return amount
 
     def _close_hold(
         self, connection: sqlite3.Connection, opened: OpenHold, record: Record, cost_nanos: int

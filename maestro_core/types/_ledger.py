@@ -76,12 +76,14 @@ class Ticket:
         process: Who asks. A process's own tickets do not stand in its waiters' way: it has a line of its own.
         waits: Whether the caller waits, if it is refused because money is held. If not, its ticket is taken back, and
             every ticket stands in its way.
+        holds: What the process holds, or has taken within a second, at the buckets that the call charges; nano-dollars.
         inside: Whether the call is made inside an open one, whose money nobody gets before: it goes before all others.
     """
 
     process: str
     waits: bool = False
     inside: bool = False
+    holds: Mapping[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,10 +413,10 @@ class Ledger(Protocol):
 
 
 @runtime_checkable
-class SharedLedger(Ledger, Protocol):
-    """A ledger that several processes share, whose waiters it keeps in order by their tickets.
+class SharedLedger(Protocol):
+    """What a ledger has besides, if it keeps the waiters of several processes in order by their tickets.
 
-    Maestro works with one that has no tickets, too: then whoever asks first when money comes free gets it.
+    Maestro works with one that does not, too: then whoever asks first when money comes free gets it.
     """
 
     def changed(self) -> int:

@@ -98,6 +98,12 @@ class Wire:
     def correct(self, key: str, truth: Any) -> Any:
         return self._ask(lambda: self._store.correct(key, truth), f"correct {key}")
 
+    def keep(self, key: str, kind: str, body: Any, *, revision: int = 0) -> bool:
+        return self._store.keep(key, kind, body, revision=revision)
+
+    def notes(self, kind: str, **which: Any) -> Any:
+        return self._store.notes(kind, **which)
+
     def check(self) -> list[str]:
         return self._store.check()
 

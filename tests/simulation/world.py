@@ -112,7 +112,9 @@ class Process(Maestro):
         self.doors._chance = scheduler.chance
         self._spool = Spool(wire, 0)
         self.admission = admission.Admission(settings, _NO_PLUGINS, wire, self._spool)
+        assert self.admission.shared is wire
         self.admission.quotes = _QUOTES
+        self.admission.line = waiting.Line(scheduler.monotonic_s)
 
     @property
     def alive(self) -> bool:
@@ -386,7 +388,8 @@ class World:
 
     def _patience_us(self) -> int:
         new_window = self.scheduler.now_us % _HOUR_US < _SLOWEST_US
-        return 0 if self.plan.alone and not new_window else _SLOWEST_US
+        alone = self.plan.alone and isinstance(self.store.store, MemoryLedger)  # others may come to a file
+        return 0 if alone and not new_window else _SLOWEST_US
 
     def _could_go_on(self, task: Task) -> bool:
         process, hold = task.facts.get("waits"), task.facts.get("hold")
