@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from .cachestate import CacheState, Seen
+from .forks import fork_safe_lock
 from .health import Health, Prior
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Learned:
     """Health, caches and lengths by endpoint. Hold `lock` while using any of it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = fork_safe_lock()
         self.health: defaultdict[Hashable, Health] = defaultdict(Health)
         self.caches = CacheState()
         self.calls_since_explored = 0
