@@ -223,6 +223,23 @@ def test_without_the_owners_file_the_living_are_counted_too_and_post_the_truth(u
     assert ledger.check() == []
 
 
+def test_an_owner_whose_file_was_lost_is_seen_again_with_its_next_call(url, ledger, tmp_path):
+    ledger.reserve(hold())
+    (tmp_path / "maestro.db-owners").unlink()
+    held = ledger.reserve(hold())
+    assert held.key not in lost(url)
+
+
+def test_an_owner_whose_file_was_opened_by_others_is_seen_again_with_its_next_call(url, ledger, tmp_path):
+    first = ledger.reserve(hold())
+    (
+        tmp_path / "maestro.db-owners"
+    ).read_bytes()  # as a backup does; closing it drops the locks of this process
+    second = ledger.reserve(hold())
+    assert lost(url) == []
+    assert set(states(ledger)) == {first.key, second.key}
+
+
 def test_the_owners_file_has_the_permissions_of_the_ledger(tmp_path):
     path = tmp_path / "maestro.db"
     path.touch()

@@ -38,7 +38,9 @@ class _OwnersFile:
     """The file as this process has it open. It is opened once: closing any copy would drop all its locks."""
 
     path: Path
+    identity: tuple[int, int]
     descriptors: list[int]
+    place: int = 0
     pid: int = 0
     name: str = ""
     inherited: set[str] = field(default_factory=set)  # the processes that this one was forked from
@@ -55,6 +57,18 @@ class _OwnersFile:
     def claimed(self) -> str:
         """Return this process's name, or "" if it has none yet."""
         return self.name if self.pid == os.getpid() else ""
+
+    def keep(self) -> bool:
+        """Lock the own byte again, if it is not; return whether the file is still the one that others look at.
+
+        Whatever else of this program opens and closes the file (a backup, say) drops the lock.
+        """
+        if fcntl is not None:
+            with suppress(BlockingIOError):  # somebody is just looking
+                fcntl.lockf(self.descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.place)
+        with suppress(FileNotFoundError):
+            return _identity(self.path.stat()) == self.identity
+        return False
 
 
 # By device and inode; and how many ledgers of this process are open at a path: it is an owner until the last is closed.
@@ -86,6 +100,9 @@ class Owners:
         """
         try:
             file = self._opened()
+            if file.claimed() and not file.keep():
+                self._file = None
+                file = self._opened()
             return file.claimed() or self._claim(file)
         except OSError as error:
             raise LedgerUnavailable(
@@ -151,7 +168,7 @@ class Owners:
                 return found
         descriptor = _create(self._path, self._ledger)
         identity = _identity(os.fstat(descriptor))
-        file = _files.setdefault(identity, _OwnersFile(self._path, []))
+        file = _files.setdefault(identity, _OwnersFile(self._path, identity, []))
         file.descriptors.append(descriptor)
         return file
 
@@ -163,9 +180,9 @@ class Owners:
                 if fcntl is None:
                     file.name = f"{pid}-{secrets.token_hex(4)}"
                 else:
-                    place = secrets.randbits(_BITS)
-                    fcntl.lockf(file.descriptors[0], fcntl.LOCK_EX, 1, place)
-                    file.name = f"{pid}-{place:016x}"
+                    file.place = secrets.randbits(_BITS)
+                    fcntl.lockf(file.descriptors[0], fcntl.LOCK_EX, 1, file.place)
+                    file.name = f"{pid}-{file.place:016x}"
                 file.pid = pid
             return file.name
 
