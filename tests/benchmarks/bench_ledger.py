@@ -1,14 +1,21 @@
 """How long reserve + settle take over five buckets. Run it: `python tests/benchmarks/bench_ledger.py [--calls N] [--threads N]`.
 
 Aims: memory p50 <= 15 us, SQLite p50 <= 0.15 ms. Each run ends with the ledger's own audit.
+
+Then SQLite from 1 and 4 processes, in turns with its floor, measured in the same run: what a bare BEGIN IMMEDIATE, an UPDATE of
+one row and COMMIT take, twice, since a pair is two transactions; and what the disk takes to write one page through.
 """
 
 import argparse
+import multiprocessing
+import os
+import sqlite3
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 from maestro_core.ledger import open_ledger
@@ -76,6 +83,91 @@ def measure(url, calls, threads):
     return not problems
 
 
+def bare_pairs(path, calls, took_ns):
+    """Note how long two transactions take that change one row each: the floor of a pair, locks and disk included."""
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        for _ in range(calls):
+            started = time.perf_counter_ns()
+            for _ in range(2):
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE counter SET value = value + 1 WHERE id = 1")
+                connection.execute("COMMIT")
+            took_ns.append(time.perf_counter_ns() - started)
+
+
+def process(kind, path, calls, barrier, results):
+    """Measure in a process of its own, all at once."""
+    took_ns = []
+    if kind == "floor":
+        barrier.wait()
+        bare_pairs(path, calls, took_ns)
+    else:
+        with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+            ledger.declare(METERS)
+            first = os.getpid() * 1_000_000
+            barrier.wait()
+            work(ledger, range(first, first + calls), took_ns)
+    results.put(took_ns)
+
+
+def measure_processes(folder, kind, processes, calls):
+    """Return how long each pair took, in nanoseconds, with so many processes at work."""
+    path = Path(folder) / f"{kind}.db"
+    if kind == "floor" and not path.exists():
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER)")
+            connection.execute("INSERT INTO counter VALUES (1, 0)")
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(processes), context.Queue()
+    share = calls // processes
+    workers = [
+        context.Process(target=process, args=(kind, path, share, barrier, results)) for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    took_ns = [took for _ in workers for took in results.get(timeout=600)]
+    for worker in workers:
+        worker.join()
+    return took_ns
+
+
+def compare_with_floor(folder, calls):
+    """Print pairs beside their floor, at 1 and 4 processes; three rounds in turns."""
+    for processes in (1, 4):
+        took_ns = {"floor": [], "ledger": []}
+        for _ in range(3):
+            for kind in took_ns:
+                took_ns[kind] += measure_processes(folder, kind, processes, calls // 3)
+        cuts_us = {
+            kind: [cut / 1000 for cut in statistics.quantiles(each, n=100)] for kind, each in took_ns.items()
+        }
+        for kind, cuts in cuts_us.items():
+            longest = max(took_ns[kind]) / 1e6
+            print(
+                f"{kind:<8} {processes:>3} process(es) p50 {cuts[49]:>8.1f} us  p99 {cuts[98]:>8.1f} us"
+                f"  longest {longest:>7.1f} ms"
+            )
+        ratios = [cuts_us["ledger"][i] / cuts_us["floor"][i] for i in (49, 98)]
+        print(f"ledger / floor at {processes} process(es): {ratios[0]:.1f} at p50, {ratios[1]:.1f} at p99")
+    with closing(open_ledger(f"sqlite:///{Path(folder) / 'ledger.db'}")) as ledger:
+        return not ledger.check()
+
+
+def measure_disk(folder):
+    """Print how long the disk takes to write a page through: what power-safe commits would cost each."""
+    took_us = []
+    with (Path(folder) / "page").open("wb", buffering=0) as file:
+        for _ in range(50):
+            started = time.perf_counter_ns()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            took_us.append((time.perf_counter_ns() - started) / 1000)
+    print(f"disk     fsync of a page: p50 {statistics.median(took_us):,.0f} us")
+
+
 def main():
     """Measure both ledgers; exit 1 if an audit finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -87,6 +179,8 @@ def main():
         for threads in options.threads:
             for url in ("memory:", f"sqlite:///{Path(folder) / f'{threads}.db'}"):
                 good &= measure(url, options.calls, threads)
+        measure_disk(folder)
+        good &= compare_with_floor(folder, options.calls)
     sys.exit(0 if good else 1)
 
 
