@@ -203,10 +203,17 @@ def _add_hours(
     rest: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     def rows(name: str) -> Iterator[tuple[str, str, str, list[int]]]:
-        provider, model = _wanted(totals, "provider", "model")
-        query = f"SELECT value, {provider}, {model}, {_SUMS} FROM hourly_spend WHERE dimension = ? AND hour_us >= ? AND hour_us < ? GROUP BY 1, 2, 3"  # noqa: S608 - constants
+        columns = [*(["value"] if name else []), *sorted(totals.dimensions & {"provider", "model"})]
+        value, provider, model = (c if c in columns else "''" for c in ("value", "provider", "model"))
+        # Only the columns that matter, and no constants: each one costs a third of the sorting.
+        group = f"GROUP BY {', '.join(columns)}" if columns else ""
+        query = (
+            f"SELECT {value}, {provider}, {model}, {_SUMS} FROM hourly_spend"  # noqa: S608 - constants
+            f" WHERE dimension = ? AND hour_us >= ? AND hour_us < ? {group}"
+        )
         for value, provider, model, *sums in connection.execute(query, (name, *span_us)):
-            yield value, provider, model, sums
+            if sums[0] is not None:  # the sum of no rows
+                yield value, provider, model, sums
 
     for _, provider, model, sums in rows(""):
         totals.add_call(Attribution(rest), provider, model, sums)
