@@ -1,16 +1,20 @@
-"""What tracing and metering add to `invoke` and to an agent: nothing, a no-op, a hand-written tree, Maestro, OpenInference.
+"""What tracing and metering add to `invoke` and to an agent: nothing, a no-op, a hand-written tree, Maestro, others.
 
 Variants take turns in one process, so that whatever else the machine does falls on all of them; compare the ratios.
-Each is measured with the SDK's spans and metrics on and nothing exported.
+Each is measured with the SDK's spans and metrics on and nothing exported. Of the other instrumentations, those that are
+installed take part; after `make peers`, `.venv-peers/traceloop/bin/python` (and `official`, `langfuse`) has each of them.
 Run: python tests/benchmarks/bench_telemetry.py [rounds]
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from langchain.agents import create_agent
@@ -19,7 +23,6 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
-from openinference.instrumentation.langchain import LangChainInstrumentor
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -30,6 +33,13 @@ from maestro_core import Cap, Maestro
 from maestro_langchain import MaestroCallbackHandler
 
 INVOKES = 40
+
+# Title -> where its instrumentor lives.
+INSTRUMENTORS = {
+    "OpenInference (spans)": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
+    "Traceloop (spans)": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
+    "OpenTelemetry's own (spans)": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
+}
 
 
 class NoOpModel(BaseChatModel):
@@ -123,13 +133,29 @@ class HandWritten(BaseCallbackHandler):
     on_chain_end = on_tool_end = _end
 
 
+def others():
+    """Return title -> instrumentor, or handler, of each other instrumentation that is installed."""
+    found = {}
+    for title, (module, name) in INSTRUMENTORS.items():
+        with suppress(ImportError):
+            found[title] = getattr(importlib.import_module(module), name)()
+    with suppress(ImportError):
+        from langfuse import Langfuse
+        from langfuse.langchain import CallbackHandler
+
+        logging.disable(logging.ERROR)  # nobody listens where it sends
+        provider = trace.get_tracer_provider()
+        Langfuse(public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9", tracer_provider=provider)
+        found["Langfuse's handler (spans)"] = CallbackHandler(public_key="pk")
+    return found
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(NullExporter(), max_queue_size=1_000_000))
     trace.set_tracer_provider(provider)
     metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
-    instrumentor = LangChainInstrumentor()
     caps = [Cap("1000000", per="run")]
     folder = tempfile.mkdtemp()
     memory = Maestro(ledger="memory:", caps=caps)
@@ -140,7 +166,7 @@ def main() -> None:
         "hand-written tree + 3 metrics": HandWritten(),
         "Maestro memory: (spans, metrics, cap)": MaestroCallbackHandler(memory),
         "Maestro sqlite: (spans, metrics, cap)": MaestroCallbackHandler(sqlite),
-        "OpenInference (spans)": "openinference",
+        **others(),
     }
     model = NoOpModel()
     agent = create_agent(model, [look], name="bench")
@@ -148,8 +174,8 @@ def main() -> None:
     agents = {name: [] for name in variants}
     for turn in range(rounds + 2):  # two rounds warm everything up
         for name, handler in variants.items():
-            if handler == "openinference":
-                instrumentor.instrument(tracer_provider=provider, skip_dep_check=True)
+            if hasattr(handler, "instrument"):
+                handler.instrument(tracer_provider=provider, skip_dep_check=True)
             config = {"callbacks": [handler]} if isinstance(handler, BaseCallbackHandler) else {}
             for _ in range(INVOKES):
                 began = time.perf_counter_ns()
@@ -161,8 +187,8 @@ def main() -> None:
                 agent.invoke({"messages": [("user", "agent")]}, config=config)
                 if turn >= 2:
                     agents[name].append(time.process_time_ns() - began)
-            if handler == "openinference":
-                instrumentor.uninstrument()
+            if hasattr(handler, "instrument"):
+                handler.uninstrument()
     base, agent_base = statistics.median(invokes["no handler"]), statistics.median(agents["no handler"])
     print(f"{'variant':40}{'invoke p50 us':>14}{'x none':>8}{'p99 us':>9}{'agent CPU ms':>14}{'x none':>8}")
     for name in variants:
