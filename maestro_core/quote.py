@@ -16,6 +16,7 @@ from .prices import price_book
 from .prices.caching import asked_writes
 from .prices.fields import normal_url
 from .prices.layers import Layers, Priced, Spent, Worst
+from .prices.served import FEES, served
 from .types import Call, Cost, CostLine, Reservation, Settlement
 from .usage import Usage
 
@@ -69,7 +70,7 @@ class Quotes:
             return self._tool_price(call)
         most = self.plugins.hook.maestro_estimate(call=call)
         if most is None:
-            most = Usage(input_tokens=_most_input(call, self.prefixes), output_tokens=_most_output(call))
+            most = _most(call, self.prefixes)
         cost = self._by_plugin(call, most)
         if cost is not None:
             return cost
@@ -83,6 +84,7 @@ class Quotes:
                 n=call.n,
                 tier=call.tier,
                 cache_writes=asked_writes(call),
+                fees={kind: most.counts[kind] for kind in FEES if most.counts.get(kind)},
                 endpoint=call.endpoint,
                 base_url=_normal(call.base_url),
                 declared=call.price,
@@ -288,6 +290,23 @@ def _times(cost: Cost, attempts: int) -> Cost:
         CostLine(line.kind, line.count * attempts, line.picos_per_unit, line.model) for line in cost.lines
     )
     return replace(cost, nanos=cost.nanos * attempts, lines=lines)
+
+
+def _most(call: Call, prefixes: Prefixes) -> Usage:
+    """Return the most that a call can use, once."""
+    extra = served(call) if call.tools else None
+    tokens = _most_input(call, prefixes)
+    if extra is None:
+        return Usage(input_tokens=tokens, output_tokens=_most_output(call))
+    if extra.unknown:
+        window = context_window(call.provider, call.model)
+        if window is None:
+            raise PriceNotFound(
+                f"{call.name or call.model} reads what the provider's tools find, and its context window is not known, "
+                "so its input has no bound; leave them out, or say what it may use with a maestro_estimate plugin"
+            )
+        tokens = max(tokens, window * extra.looks)
+    return Usage(input_tokens=tokens, output_tokens=_most_output(call), **dict[str, Any](extra.uses))
 
 
 def _most_input(call: Call, prefixes: Prefixes) -> int:

@@ -10,6 +10,7 @@ from langchain_core.messages import ToolMessage
 from maestro_core import Usage
 from maestro_core.prices.places import place_of
 from maestro_core.types import Attribution, Call
+from maestro_core.usage.payloads import searches_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -151,6 +152,7 @@ def to_call(  # noqa: PLR0917 - the parts of one event
             for name, value in params.items()
             if value and name not in _REFERENCES and isinstance(value, dict | list)
         ],
+        max_tool_calls=params.get("max_tool_calls"),
         n=int(params.get("n") or 1),
         attempts=1 + retries_of(provider, params, built),
         tier=params.get("service_tier"),
@@ -237,22 +239,35 @@ def to_usage(provider: str, response: LLMResult) -> Usage | None:
     except ValueError:
         return None
     # Some streams report zeros where they mean "unknown"; no call has an empty input.
-    return _grounded(usage, answered) if usage.input_tokens else None
+    return _searched(usage, answered, message) if usage.input_tokens else None
 
 
-def _grounded(usage: Usage, answered: Mapping[str, Any]) -> Usage:
-    """Return usage with the searches of Gemini's grounding, which token counts leave out.
+def _searched(usage: Usage, answered: Mapping[str, Any], message: Any) -> Usage:
+    """Return usage with the searches that the provider ran itself, where its token counts leave them out.
 
-    Before Gemini 3 a grounded prompt is billed once, since then each query (https://ai.google.dev/gemini-api/docs/pricing).
+    OpenAI's stand among the parts of the answer, Gemini's grounding in its metadata. Before Gemini 3 a grounded prompt is billed once, since then each query (https://ai.google.dev/gemini-api/docs/pricing).
     """
     said = answered.get("grounding_metadata") or {}
     queries = len(said.get("web_search_queries") or said.get("webSearchQueries") or ())
-    if not queries:
+    content = getattr(message, "content", None)
+    parts = [*(content if isinstance(content, list) else ())]
+    parts += (getattr(message, "additional_kwargs", None) or {}).get("tool_outputs") or ()
+    searches = searches_in(parts)
+    if queries:
+        model = usage.model or ""
+        searches["web_searches"] = 1 if "gemini-2" in model or "gemini-1" in model else queries
+    if not searches:
         return usage
-    model = usage.model or ""
-    by_prompt = "gemini-2" in model or "gemini-1" in model
-    counts = dict[str, Any](usage.counts) | {"web_searches": 1 if by_prompt else queries}
-    return Usage(tier=usage.tier, region=usage.region, model=usage.model, flags=usage.flags, **counts)
+    counts = dict[str, Any](usage.counts) | searches
+    return Usage(
+        tier=usage.tier,
+        region=usage.region,
+        model=usage.model,
+        provider_cost=usage.provider_cost,
+        lines=usage.lines,
+        flags=usage.flags,
+        **counts,
+    )
 
 
 def _message(response: LLMResult) -> Any:

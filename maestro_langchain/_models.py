@@ -120,6 +120,10 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
         max_output_tokens=own_limit(model, request.model_settings),
         tools=[part for part in parts if part],
         least_output_tokens=least_output(model, provider),
+        max_tool_calls=next(
+            (part["max_tool_calls"] for part in parts if isinstance(part, dict) and "max_tool_calls" in part),
+            None,
+        ),
         n=int(getattr(model, "n", None) or 1),
         tier=getattr(model, "service_tier", None),
         attribution=Attribution(own),

@@ -87,15 +87,21 @@ def worst_case(
 
 
 def worst_case_at(
-    rates: Rates, *, input_tokens: int, output_tokens: int, n: int = 1, cache_writes: CacheWrites = "1h"
+    rates: Rates,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    n: int = 1,
+    cache_writes: CacheWrites = "1h",
+    fees: Mapping[str, int] | None = None,
 ) -> Cost:
     """As `worst_case`, of a text call at declared rates, which hold at any time.
 
     Raises:
-        PriceNotFound: If they have none for input or output.
+        PriceNotFound: If they have none for input, output or a fee.
     """
     rules = _Ceilings((), _INPUTS, _WRITES[cache_writes], _OUTPUTS)
-    return _most(rules.over((rates,), -1e18, 1e18), input_tokens, output_tokens * n, None)
+    return _most(rules.over((rates,), -1e18, 1e18), input_tokens, output_tokens * n, fees)
 
 
 def _most(ceiling: _Ceiling, input_tokens: int, count: int, fees: Mapping[str, int] | None) -> Cost:

@@ -282,7 +282,7 @@ def _bound_of(entry: PriceEntry | None, worst: Worst) -> Cost:
         tier = "standard" if entry is not None and entry.tier is not None else worst.tier
         most = worst_case(
             worst.provider, worst.model, input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
-            n=worst.n, tier=tier, at=worst.at, cache_writes=worst.cache_writes,
+            n=worst.n, tier=tier, at=worst.at, cache_writes=worst.cache_writes, fees=worst.fees,
         )  # fmt: skip
         return most if entry is None else _contract(entry, most, up=True)
     if entry.kind == "hourly":
@@ -290,7 +290,7 @@ def _bound_of(entry: PriceEntry | None, worst: Worst) -> Cost:
         return replace(cost, nanos=int(-(-cost.lines[0].picos // PICOS_PER_NANO)))
     return worst_case_at(
         entry.rates(worst.model), input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
-        n=worst.n, cache_writes=worst.cache_writes,
+        n=worst.n, cache_writes=worst.cache_writes, fees=worst.fees,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from maestro_core.types import Cost
@@ -63,6 +64,7 @@ class Worst:
     n: int = 1
     tier: str | None = None
     cache_writes: CacheWrites = "1h"
+    fees: Mapping[str, int] | None = None
     endpoint: str = ""
     base_url: str = ""
     declared: PriceEntry | None = None

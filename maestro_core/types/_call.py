@@ -73,6 +73,7 @@ class Call:
         max_output_tokens: The output limit that the request carries, or None if it carries none.
         tools: Tool definitions that are sent along. Only measured.
         least_output_tokens: Fitting a limit below this would buy no answer, e.g. because a thinking budget comes first.
+        max_tool_calls: How often the provider may run its own tools (web search, ...) in it, where the request says so.
         n: How many completions are asked for.
         attempts: How often the client library may send it by itself (1 + its retries).
         tier: The service tier that the request asks for.
@@ -94,6 +95,7 @@ class Call:
     max_output_tokens: int | None = None
     tools: Sequence[object] = ()
     least_output_tokens: int = 1
+    max_tool_calls: int | None = None
     n: int = 1
     attempts: int = 1
     tier: str | None = None

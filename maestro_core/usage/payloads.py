@@ -38,6 +38,7 @@ def parse(provider: str, payload: object, *, api: str = "default") -> Usage:
             f"no usage in the payload of {provider}: looked for token counts at {', '.join(ROOTS)} and in the payload "
             "itself"
         )
+    counts |= _served(response)
     tier = _tier(block, response)
     lines = _lines(block, counts) if shape is ANTHROPIC else ()
     return Usage(
@@ -96,6 +97,28 @@ def _counts(block: object, shape: Shape, provider: str) -> dict[str, int]:
     if provider == "perplexity" and (searches := _at(block, "num_search_queries")) is not None:
         counts["web_searches"] = _count("num_search_queries", searches)
     return counts
+
+
+def _served(response: object) -> dict[str, int]:
+    """Return the uses of tools that OpenAI ran itself: they stand in the answer, not in the usage.
+
+    Only searches are billed, opening a page that was found is not (OpenAI, guide "Web search").
+    """
+    output = response.get("output") if isinstance(response, dict) else getattr(response, "output", None)
+    if not isinstance(output, list):
+        return {}
+    return searches_in(output)
+
+
+def searches_in(items: Sequence[object]) -> dict[str, int]:
+    """Return the billed searches among the parts of an OpenAI answer, by kind of usage."""
+    found: dict[str, int] = {}
+    for item in items:
+        kind, action = _at(item, "type"), _at(item, "action.type")
+        name = {"web_search_call": "web_searches", "file_search_call": "storage_searches"}.get(kind)
+        if name is not None and action in {None, "search"}:
+            found[name] = found.get(name, 0) + 1
+    return found
 
 
 def _count(path: str, value: object) -> int:
