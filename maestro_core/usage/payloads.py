@@ -20,7 +20,7 @@ from .shapes import (
     Shape,
 )  # fmt: skip
 
-__all__ = ["parse"]
+__all__ = ["parse", "searches_in"]
 
 # LangChain spells details of these tiers with the tier in front: {"flex_cache_read": 300, "flex": 700}.
 _TIER_PREFIXES = ("priority", "flex")
