@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
+
+from .forks import fork_safe_lock
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -51,7 +52,7 @@ class LastCalls:
 
     def __init__(self) -> None:
         self._runs: dict[str, None] = {}  # a dict keeps their order
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def __contains__(self, run: str) -> bool:
         return run in self._runs

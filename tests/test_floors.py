@@ -5,6 +5,7 @@ Imports inside functions count: they run, if later. Imports for type checkers ma
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -264,3 +265,16 @@ def test_every_public_name_can_be_imported():
         module = import_module(package)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
         assert set(module.__all__) <= set(dir(module))
+
+
+# Where a plain lock is right: what makes locks, transactions (guarded as a whole), what a fork makes anew.
+PLAIN_LOCKS = {"forks.py", "ledger/_database.py", "alerts/lanes.py"}
+
+
+@pytest.mark.parametrize("path", CORE, ids=relative)
+def test_no_fork_leaves_a_lock_taken(path):
+    name = path.relative_to(ROOT / "maestro_core").as_posix()
+    if name in PLAIN_LOCKS or name.startswith("testing/"):
+        return
+    made = re.findall(r"threading\.(?:Lock|RLock|Condition)\(", path.read_text(encoding="utf-8"))
+    assert made == [], "make it with maestro_core.forks.fork_safe_lock()"
