@@ -13,6 +13,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .anomaly import Detector
     from .endpoints import Endpoint
     from .errors import MaestroError
     from .types import Alert, Call, Cap, Cost, Ledger, Record
@@ -52,6 +53,11 @@ def maestro_attribution(call: Call) -> Mapping[str, str] | None:
 @hookspec
 def maestro_caps(call: Call) -> Sequence[Cap] | None:
     """Add caps for this call, e.g. from a plan table."""
+
+
+@hookspec
+def maestro_detectors() -> Sequence[Detector] | None:
+    """Add anomaly detectors, which are shown what each series spends, minute by minute."""
 
 
 @hookspec

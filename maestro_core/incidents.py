@@ -5,6 +5,7 @@ Registered as a plugin of the core's own: it sees records and refusals after the
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from .money import format_usd, to_usd
 from .types import Alert
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from .admission import Admission
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .thresholds import Thresholds
     from .types import Attribution, Call, Ledger, Record
+    from .watch import Watch
 
 __all__ = ["Incidents", "cap_line"]
 
@@ -50,21 +53,25 @@ class Incidents:
         alerts: Where alerts are handed over.
         admission: Where runs are halted.
         thresholds: What watches caps and budgets.
+        watch: What looks for spikes and leaks; None if this process does not.
     """
 
     def __init__(
         self,
         settings: Settings,
+        *,
         ledger: Ledger,
         alerts: Alerts,
         admission: Admission,
         thresholds: Thresholds,
+        watch: Watch | None,
     ) -> None:
         self._halts = settings.on_loop == "halt"
         self._ledger = ledger
         self._alerts = alerts
         self._admission = admission
         self._thresholds = thresholds
+        self._watch = watch
 
     def looped(self, loop: Loop, scope: Scope, where: Attribution) -> None:
         """An agent goes round in circles: tell, and halt its run if `on_loop` says so."""
@@ -86,6 +93,8 @@ class Incidents:
     def maestro_settled(self, record: Record) -> None:
         """A call has ended; it may have cost more than was held, and filled a cap or a budget."""
         self._thresholds.touch()
+        if self._watch is not None:
+            self._watch.start()
         if record.overrun:
             self._alerts.report(lambda: _overrun(record))
 
@@ -144,11 +153,17 @@ class _Looping:
         return names[-1] if names else None
 
 
-def cap_line(nanos: int, *, per: str = "", where: str = "", every: str | None = None) -> str:
+def cap_line(
+    nanos: int, *, per: str = "", where: Mapping[str, str] | None = None, every: str | None = None
+) -> str:
     """Return the line that declares a cap of about this much: rounded up to two digits, at least a cent."""
     amount = to_usd(max(nanos, 10_000_000))
     rounded = amount.quantize(Decimal(1).scaleb(amount.adjusted() - 1), rounding=ROUND_UP).normalize()
-    parts = [f'"{rounded:f}"', f'per="{per}"' if per else "", f"where={{{where}}}" if where else ""]
+    parts = [
+        f'"{rounded:f}"',
+        f'per="{per}"' if per else "",
+        f"where={json.dumps(where, ensure_ascii=False)}" if where else "",
+    ]
     parts.append(f'every="{every}"' if every else "")
     return f"Cap({', '.join(part for part in parts if part)})"
 

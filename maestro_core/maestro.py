@@ -26,6 +26,7 @@ from .telemetry import Telemetry
 from .thresholds import Thresholds
 from .types import Call, Refused, new_key
 from .usage import Usage
+from .watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -82,12 +83,27 @@ class Maestro:
         self.thresholds = Thresholds(
             [*self.settings.caps, *self.settings.budgets], self.settings.time_zone, self.ledger, self.alerts
         )
-        self.incidents = Incidents(self.settings, self.ledger, self.alerts, self.admission, self.thresholds)
+        self.watch = self._make_watch()
+        self.incidents = Incidents(
+            self.settings,
+            ledger=self.ledger,
+            alerts=self.alerts,
+            admission=self.admission,
+            thresholds=self.thresholds,
+            watch=self.watch,
+        )
         self.plugins.register(self.incidents, name="maestro incidents")
         self._presume_lost()
         self.telemetry.metrics.watch(_status_of(self))
         self._finalizer = weakref.finalize(
-            self, _close, self._spool, self.thresholds, self.alerts, self.telemetry, self.ledger
+            self,
+            _close,
+            self._spool,
+            self.telemetry,
+            self.ledger,
+            thresholds=self.thresholds,
+            watch=self.watch,
+            alerts=self.alerts,
         )
 
     @classmethod
@@ -266,6 +282,12 @@ class Maestro:
                 self._told.pop(next(iter(self._told)), None)
         return True
 
+    def _make_watch(self) -> Watch | None:
+        if not self.settings.alerts.detect:
+            return None
+        detectors = [one for found in self.plugins.hook.maestro_detectors() for one in found or ()]
+        return Watch(self.settings.alerts, self.ledger, self.alerts, detectors)
+
     def _tell(self, record: Record) -> None:
         # The money is safe in the ledger; from here on nothing may raise.
         self.telemetry.metrics.settled(record)
@@ -294,12 +316,20 @@ def _status_of(maestro: Maestro) -> Callable[[], Sequence[CapStatus]]:
 
 
 def _close(
-    spool: Spool, thresholds: Thresholds, alerts: Alerts, telemetry: Telemetry, ledger: Ledger
+    spool: Spool,
+    telemetry: Telemetry,
+    ledger: Ledger,
+    *,
+    thresholds: Thresholds,
+    watch: Watch | None,
+    alerts: Alerts,
 ) -> None:
     telemetry.metrics.freeze()
     # The money first: spans may be lost, records may not.
     spool.close()
     thresholds.close(time.monotonic() + _LOOK_S)
+    if watch is not None:
+        watch.close()
     alerts.close()
     ledger.close()
     telemetry.close()

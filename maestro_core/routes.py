@@ -74,6 +74,11 @@ class AlertSettings(BaseModel):
     detect: bool = True
     cooldown_s: float = Field(3600, ge=0)
 
+    def addresses(self) -> list[str]:
+        """Return every address that some alert may go to, each once."""
+        found = [self.webhook] if self.webhook else []
+        return list(dict.fromkeys([*found, *(route.webhook for route in self.routes)]))
+
     def webhooks(self, alert: Alert) -> Iterator[str]:
         """Yield the addresses that an alert goes to, each once."""
         where = alert.attribution

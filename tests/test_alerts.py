@@ -6,10 +6,15 @@ import json
 import logging
 import multiprocessing
 import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from langchain.agents import create_agent
@@ -17,6 +22,7 @@ from langchain_core.tools import tool
 
 from maestro_core import Cap, CapExceeded, Maestro, attribution, hookimpl
 from maestro_core.alerts import Alerts, Lane
+from maestro_core.cli import main
 from maestro_core.clock import from_micros
 from maestro_core.errors import SettingsError
 from maestro_core.ledger import open_ledger
@@ -444,3 +450,113 @@ def test_alerts_are_kept_as_a_readable_table(tmp_path, make_maestro):
         ]
     finally:
         connection.close()
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, hook):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAESTRO_LEDGER", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("MAESTRO_ALERTS__WEBHOOK", hook.url)
+    maestro = Maestro()
+    report(maestro.alerts, alert("1", team="growth"), alert("2", kind="loop"))
+    assert maestro.alerts.flush()
+    maestro.close()
+    hook.posts.clear()
+
+
+def test_maestro_alerts_lists(place, capsys):
+    assert main(["alerts", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [list(each) for each in found] == [KEYS, KEYS]
+    assert [each["kind"] for each in found] == ["test", "loop"]
+    assert main(["alerts"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[21:] for line in lines] == ["test: something", "loop: something"]
+    assert main(["alerts", "--since", "2030-01-01T00:00:00Z"]) == 0
+    assert "no alerts since" in capsys.readouterr().err
+
+
+def test_maestro_alerts_test_sends_one_to_every_place(place, hook, capsys):
+    assert main(["alerts", "--test"]) == 0
+    assert "webhook 127.0.0.1: delivered" in capsys.readouterr().out
+    assert [post["kind"] for post in hook.posts] == ["test"]
+    hook.answers = [(403,)]
+    assert main(["alerts", "--test", "--json"]) == 1
+    outcomes = {each["sink"]: each["error"] for each in json.loads(capsys.readouterr().out)}
+    assert outcomes == {"log": "", "webhook 127.0.0.1": "127.0.0.1 answered 403", "OpenTelemetry event": ""}
+
+
+def test_maestro_watch_looks_once(place, tmp_path, hook, monkeypatch, capsys):
+    monkeypatch.setenv("MAESTRO_BUDGETS", json.dumps([{"limit": "0.0001"}]))
+    maestro = Maestro(budgets=[])
+    with maestro.call(provider="openai", model="gpt-5-mini", input="hi", max_output_tokens=100):
+        pass
+    assert main(["watch", "--once"]) == 0
+    assert [post["kind"] for post in hook.wait_for(1)] == ["threshold"]
+    assert maestro.ledger.notes("watch")
+    maestro.close()
+    monkeypatch.setenv("MAESTRO_ALERTS__DETECT", "false")
+    assert main(["watch", "--once"]) == 1
+    assert "alerts.detect is off" in capsys.readouterr().err
+
+
+def test_maestro_alerts_follows_and_maestro_watch_watches(place, tmp_path, hook):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "maestro_core.cli"]
+    with (
+        subprocess.Popen(
+            [*command, "alerts", "--follow", "--json"], stdout=subprocess.PIPE, text=True, env=environment
+        ) as follower,
+        subprocess.Popen([*command, "watch"], stderr=subprocess.PIPE, text=True, env=environment) as watcher,
+    ):
+        try:
+            assert [json.loads(follower.stdout.readline())["kind"] for _ in range(2)] == ["test", "loop"]
+            assert watcher.stderr.readline().startswith("watching sqlite:///")
+            maestro = Maestro()
+            report(maestro.alerts, alert("3", kind="spike"))
+            assert maestro.alerts.flush()
+            maestro.close()
+            assert json.loads(follower.stdout.readline())["kind"] == "spike"
+        finally:
+            for process in (follower, watcher):
+                process.send_signal(signal.SIGINT)
+        assert watcher.stderr.readline() == "the watch has ended\n"
+        assert (follower.wait(20), watcher.wait(20)) == (0, 0)
+
+
+# -- the guide --------------------------------------------------------------------------------------------------------
+
+GUIDE = (Path(__file__).parents[1] / "docs/alerts.md").read_text(encoding="utf-8")
+
+
+def block(language):
+    return re.search(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_settings_of_the_guide_load(tmp_path, make_maestro):
+    (tmp_path / "maestro.toml").write_text(block("toml"), encoding="utf-8")
+    settings = make_maestro().settings
+    assert settings.alerts.routes[0].where == {"team": "growth"}
+    assert settings.budgets[0].every == "month"
+    assert settings.polling_tools == ("wait_for_job",)
+    for name, value in AlertSettings().model_dump().items():  # what the guide shows as a default is one
+        if f"\n{name} =" in block("toml") and name != "webhook":
+            assert getattr(settings.alerts, name) == value
+
+
+def test_the_guide_shows_what_a_webhook_receives():
+    assert list(json.loads(block("json"))) == [*KEYS, "text"]
+
+
+def test_the_plugin_of_the_guide_works(ledger, capsys):
+    scope = {}
+    exec(block("python"), scope)  # noqa: S102 - that is the test
+    manager = load()
+    manager.register(scope["Pager"]())
+    with telling(ledger, manager) as alerts:
+        report(alerts, alert("1", kind="loop"))
+        assert alerts.flush()
+    assert capsys.readouterr().out.startswith("loop: something {'kind': 'loop'")

@@ -7,8 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from maestro_core import plugins
+from maestro_core.clock import from_micros
 from maestro_core.errors import LedgerError
 from maestro_core.forks import fork_safe_lock
+from maestro_core.types import Alert
 
 from . import sinks
 from .lanes import Lane
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from maestro_core.routes import AlertSettings
-    from maestro_core.types import Alert, Ledger
+    from maestro_core.types import Ledger
 
 __all__ = ["Alerts"]
 
@@ -96,6 +98,36 @@ class Alerts:
         except Exception:  # noqa: BLE001 - an exporter's trouble is not the alert's
             _log.exception("an alert could not be emitted as an OpenTelemetry event")
         plugins.observe(self._plugins, "maestro_alert", alert=alert)
+
+    def test(self, now_us: int) -> list[tuple[str, str]]:
+        """Tell a test alert in every place, whatever the routes; return each place with its error, or an empty text."""
+        alert = Alert(
+            kind="test",
+            scope="everything",
+            since=from_micros(now_us),
+            stop='Cap("20", every="day")',
+            text="test: this is how an alert of Maestro looks; nothing is wrong",
+            key=f"test {now_us}",
+        )
+        outcomes = [("log", "")] if self._settings.log else []
+        if self._settings.log:
+            sinks.log(alert)
+        for url in self._settings.addresses():
+            webhook = sinks.Webhook(url)
+            error = ""
+            try:
+                webhook.post(alert)
+            except sinks.Undelivered as failure:
+                error = str(failure)
+            outcomes.append((f"webhook {webhook.host}", error))
+        sinks.emit_event(alert)
+        plugins.observe(self._plugins, "maestro_alert", alert=alert)
+        listeners = len(self._plugins.hook.maestro_alert.get_hookimpls())
+        return [
+            *outcomes,
+            ("OpenTelemetry event", ""),
+            *([(f"{listeners} plugins", "")] if listeners else []),
+        ]
 
     def flush(self, timeout_s: float = _CLOSE_S) -> bool:
         """Wait until everything reported so far is delivered or given up; return whether it was, in time."""

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from maestro_core._version import __version__
 from maestro_core.errors import MaestroError
 
+from .alerts import alerts, watch
 from .demo import demo
 from .doctor import doctor
 from .history import reconcile, reprice
@@ -78,7 +79,7 @@ def _maestro(
         typer.echo(context.get_help())
 
 
-for _command in (report, caps, show, price, reprice, reconcile, archive, doctor, demo):
+for _command in (report, caps, show, price, reprice, reconcile, archive, doctor, demo, alerts, watch):
     app.command()(_command)
 
 
