@@ -221,7 +221,7 @@ class Journey:
         """The caller gave an attempt up: that says nothing about the endpoint."""
         learned = self._router.learned
         with learned.lock:
-            learned.health[attempt.facts.key].breaker.leave(probe=attempt.probe)
+            learned.known(attempt.facts.key).breaker.leave(probe=attempt.probe)
 
     def answered(self, attempt: Attempt) -> dict[str, Any]:
         """An attempt was answered: learn from it, and return the decision as the framework's reply shall carry it.
@@ -307,7 +307,7 @@ class Journey:
         facts, learned = self._router.facts[reservation.call.endpoint], self._router.learned
         now_s = self._router.now_s()
         with learned.lock:
-            probe = learned.health[facts.key].breaker.enter(now_s)
+            probe = learned.known(facts.key).breaker.enter(now_s)
         if probe is None:
             self._maestro.release(reservation, "not sent")
             return None
@@ -327,7 +327,7 @@ class Journey:
         pauses: dict[str, float] = {}
         with learned.lock:
             for each in decision.candidates:
-                breaker = learned.health[self._router.facts[each.name].key].breaker
+                breaker = learned.known(self._router.facts[each.name].key).breaker
                 own = self._tried.get(each.name)
                 rest_s = breaker.opens_at_s(now_s) - now_s
                 if own is not None and own.failure.retries and self._rounds < self._most_rounds:

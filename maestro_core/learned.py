@@ -25,6 +25,7 @@ _WEIGHT = 4.0
 _KEEP = 2 ** (-1 / 30)
 # How many calls an endpoint must have had for others to be compared with it.
 _PEER = 4.0
+_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class Learned:
 
     def __init__(self) -> None:
         self.lock = fork_safe_lock()
-        self.health: defaultdict[Hashable, Health] = defaultdict(Health)
+        self.health: dict[Hashable, Health] = {}
         self.caches = CacheState()
         self.calls_since_explored = 0
         self._density: defaultdict[Hashable, _Mean] = defaultdict(_Mean)
@@ -95,9 +96,22 @@ class Learned:
         known = [each.mean for each in found if each.known(now_s) >= _PEER]
         return Prior(sum(known) / len(known)) if known else None
 
+    def known(self, key: Hashable) -> Health:
+        """Return what was learned of an endpoint; whoever was asked last is forgotten last."""
+        found = self.health.get(key)
+        if found is None:
+            while (
+                len(self.health) >= _MOST
+            ):  # an application may have a key, and so an endpoint, for each user
+                oldest = next(iter(self.health))
+                del self.health[oldest]
+                self._density.pop(oldest, None)
+            found = self.health[key] = Health()
+        return found
+
     def answered(self, key: Hashable, outcome: Outcome, now_s: float) -> None:
         """A call was answered."""
-        health = self.health[key]
+        health = self.known(key)
         health.latency.add(outcome.latency_ms, now_s)
         health.errors.add(now_s, failed=False)
         health.breaker.succeeded(now_s, probe=outcome.probe)
@@ -105,6 +119,8 @@ class Learned:
             health.ttft.add(outcome.ttft_ms, now_s)
         if outcome.output_tokens:
             self._outputs[key, outcome.agent].add(outcome.output_tokens)
+            if len(self._outputs) > _MOST:
+                del self._outputs[next(iter(self._outputs))]
             decoding_ms = outcome.latency_ms - (outcome.ttft_ms or 0)
             health.speed.add(decoding_ms / outcome.output_tokens, now_s)
         if outcome.seen is not None:
@@ -124,7 +140,7 @@ class Learned:
             probe: Whether it was the one call that a half-open breaker let through.
             input_tokens: How long its prompt was expected to be.
         """
-        health = self.health[key]
+        health = self.known(key)
         if failure.kind == "context_overflow":
             known = health.overflowed_tokens
             health.overflowed_tokens = input_tokens if known is None else min(known, input_tokens)

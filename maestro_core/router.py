@@ -148,6 +148,7 @@ class Router:
             each.name: None if each.endpoint.price is None else endpoint_price(each.endpoint.price)
             for each in facts
         }
+        self._empty = {each.name: Ask().call(each, self._prices[each.name]) for each in facts}
         self._contexts = {
             each.name: each.context_tokens or context_window(each.provider, each.model) for each in facts
         }
@@ -181,8 +182,8 @@ class Router:
             tried: The endpoints that failed in this call already, and how.
         """
         measured = measured or self.measure(ask)
-        calls = {name: ask.call(facts, self._prices[name]) for name, facts in self.facts.items()}
-        quality, rules = self._qualities(calls), self._rules(calls)
+        calls = self._calls(ask)
+        quality, rules = self._qualities(calls), self._rules(ask)
         with self.learned.lock:
             view = self._view(ask, measured)
             candidates = [
@@ -194,6 +195,13 @@ class Router:
             decision = decide(candidates, ask.sla)
             explore = "" if tried else self._explored(decision, view)
         return decide(candidates, ask.sla, explore=explore) if explore else decision
+
+    def _calls(self, ask: Ask) -> Mapping[str, Call]:
+        """Return what the call becomes at each endpoint; without what was asked, where only the price matters."""
+        hook = self.maestro.plugins.hook
+        if hook.maestro_price.get_hookimpls() or hook.maestro_quality.get_hookimpls():
+            return {name: ask.call(facts, self._prices[name]) for name, facts in self.facts.items()}
+        return self._empty
 
     def _view(self, ask: Ask, measured: Measured) -> _View:
         learned, now_s = self.learned, self.now_s()
@@ -210,7 +218,7 @@ class Router:
         """Return how an endpoint stands; `said` is what is known of it without having learned it."""
         facts, ask, now_s = self.facts[call.endpoint], view.ask, view.now_s
         key = facts.key
-        health, limit = self.learned.health[key], ask.limit(facts)
+        health, limit = self.learned.known(key), ask.limit(facts)
         tokens = self.learned.input_tokens(key, view.measured.size)
         warm, output = min(tokens, view.warm.get(key, 0)), view.outputs[key]
         output = output if limit is None else min(output, limit)
@@ -233,7 +241,7 @@ class Router:
             ttft_chance=ttft.chance(sla.ttft_ms_p95) if ttft and sla.ttft_ms_p95 else None,
             error_rate=health.errors.rate(),
             error_rate_least=health.errors.least(now_s),
-            cost_nanos=self._expected_nanos(call, tokens, warm, output),
+            cost_nanos=self._expected_nanos(call, ask, tokens, warm, output),
             **said,
         )
 
@@ -254,14 +262,15 @@ class Router:
         found = {name: hook(call=call, endpoint=self.facts[name].endpoint) for name, call in calls.items()}
         return {name: declared[name] if said is None else said for name, said in found.items()}
 
-    def _rules(self, calls: Mapping[str, Call]) -> dict[str, str]:
+    def _rules(self, ask: Ask) -> dict[str, str]:
         """Return the rules that are broken, by endpoint."""
         rules = self.maestro.settings.rules
         if not rules:
             return {}
-        who = self.maestro.admission.attributed(next(iter(calls.values()))).attribution
+        who = self.maestro.admission.attributed(self.call(next(iter(self.facts)), ask, "")).attribution
         found = {
-            name: broken(rules, who, name, f"{call.provider}:{call.model}") for name, call in calls.items()
+            name: broken(rules, who, name, f"{facts.provider}:{facts.model}")
+            for name, facts in self.facts.items()
         }
         return {name: rule for name, rule in found.items() if rule}
 
@@ -285,16 +294,17 @@ class Router:
                 ttl_s=_BASELINE_TTL_S,
             )
             caches.learn(lane, measured.chain, seen, now_s)
-        return self._expected_nanos(call, tokens, warm, usage.output_tokens // call.n)
+        return self._expected_nanos(call, ask, tokens, warm, usage.output_tokens // call.n)
 
-    def _expected_nanos(self, call: Call, tokens: int, warm: int, output: int) -> int | None:
+    def _expected_nanos(self, call: Call, ask: Ask, tokens: int, warm: int, output: int) -> int | None:
         """Return what a call is expected to cost: what is warm at the cache's price, what is new as it would be written."""
         counts: dict[str, Any] = {"input_tokens": tokens, "output_tokens": output * call.n}
         if warm:
             counts["cache_read_tokens"] = warm
-        if "claude" in call.model.lower() and (written := asked_writes(call)) != "none":
-            kind = "cache_write_1h_tokens" if written == "1h" else "cache_write_tokens"
-            counts[kind] = tokens - warm
+        if "claude" in call.model:
+            written = asked_writes(self.call(call.endpoint, ask, ""))
+            if written != "none":
+                counts["cache_write_1h_tokens" if written == "1h" else "cache_write_tokens"] = tokens - warm
         return self.maestro.admission.quotes.expected(call, Usage(**counts))
 
     def _explored(self, decision: Decision, view: _View) -> str:
@@ -308,7 +318,7 @@ class Router:
         if chosen.cost_nanos is None or chosen.warm_tokens > _EXPLORE_TOKENS:
             return ""
         for name in decision.ranking[1:]:
-            other, health = seen[name], learned.health[self.facts[name].key]
+            other, health = seen[name], learned.known(self.facts[name].key)
             cheaper = other.cost_nanos is not None and other.cost_nanos < chosen.cost_nanos
             stale = view.now_s - health.seen_s() >= EXPLORE_AFTER_S
             if cheaper and stale and other.verdict.startswith("sla:"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
 
     from maestro_core import Endpoint
 
-__all__ = ["Served", "serve"]
+__all__ = ["Served", "makers_of", "serve"]
 
 # What a request needs, and the entries of a model's profile that say whether it has it.
 _CAPABILITIES = {"tools": "tool_calling", "images": "image_inputs", "structured_output": "structured_output"}
 # What a model is asked by `bind_tools`, not by the call itself.
 _TOOL_OPTIONS = ("tool_choice", "strict", "parallel_tool_calls", "response_format")
+# Tools that run at their maker's, and the packages whose models can have them.
+_NATIVE = {
+    "anthropic_tools": "langchain_anthropic",
+    "google_tools": "langchain_google",
+    "openai_tools": "langchain_openai",
+}
+_OPENAI_TOOLS = frozenset({
+    "code_interpreter", "computer_use_preview", "custom", "file_search", "image_generation", "local_shell", "mcp",
+    "web_search", "web_search_preview",
+})  # fmt: skip
 _NEVER_TOLD = frozenset({"strict", "parallel_tool_calls"})  # not every `bind_tools` knows them
 
 
@@ -64,6 +75,29 @@ def serve(endpoints: Sequence[Endpoint]) -> list[Served]:
     return [
         _served(endpoint, name, *part) for endpoint, name, part in zip(endpoints, names, parts, strict=True)
     ]
+
+
+def makers_of(tools: Sequence[Any]) -> set[str]:
+    """Return what tools need beside an endpoint that calls tools: that it is of the maker who runs them."""
+    found = set()
+    for tool in tools:
+        kind = tool.get("type") if isinstance(tool, dict) else "function"
+        if isinstance(kind, str) and re.search(r"_\d{8}$", kind):  # "web_search_20250305"
+            found.add("anthropic_tools")
+        elif kind in _OPENAI_TOOLS:
+            found.add("openai_tools")
+        elif kind is None and not {"name", "title", "function"} & tool.keys():  # {"google_search": {}}
+            found.add("google_tools")
+    return found
+
+
+def _lacks(model: BaseChatModel, profile: Mapping[str, Any]) -> frozenset[str]:
+    packages = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
+    found = {need for need, entry in _CAPABILITIES.items() if profile.get(entry) is False}
+    found |= {
+        need for need, maker in _NATIVE.items() if not any(package.startswith(maker) for package in packages)
+    }
+    return frozenset(found)
 
 
 def _unwrapped(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfig | None]:
@@ -108,7 +142,7 @@ def _served(
         fits=limit_settings(model, 1) is not None,
         retries=retries,
         context_tokens=profile.get("max_input_tokens"),
-        lacks=frozenset(need for need, entry in _CAPABILITIES.items() if profile.get(entry) is False),
+        lacks=_lacks(model, profile),
         carried=tuple(carried(model)),
     )
     return Served(facts, silent, bound, config)
@@ -126,13 +160,15 @@ def _tools(model: BaseChatModel, tools: Sequence[Any], options: dict[str, Any]) 
     if told.get("tool_choice") is None:
         told.pop("tool_choice", None)
     else:
-        told["tool_choice"] = _choice(told["tool_choice"])
+        told["tool_choice"] = _choice(model, told["tool_choice"])
     binding = model.bind_tools(tools, **told)
     return dict(getattr(binding, "kwargs", {}))
 
 
-def _choice(choice: Any) -> Any:
-    """Return a choice of tools as every `bind_tools` takes it."""
+def _choice(model: BaseChatModel, choice: Any) -> Any:
+    """Return a choice of tools as the model's `bind_tools` takes it."""
+    if choice == "none" and type(model).__module__.startswith(_NATIVE["anthropic_tools"]):
+        return {"type": "none"}  # the word would be taken for the name of a tool
     if choice in ("required", True):
         return "any"
     if isinstance(choice, dict) and "function" in choice:

@@ -16,6 +16,7 @@ from maestro_core.types import Attribution, new_key
 
 from ._convert import LIMITS, to_input
 from ._door import ended_at_limit, seen_by, where
+from ._endpoints import makers_of
 from ._models import SLACK
 from .callbacks import MaestroCallbackHandler, as_langchain
 
@@ -198,8 +199,8 @@ def _limit(arguments: Mapping[str, Any]) -> int | None:
 
 def _needs(messages: Sequence[BaseMessage], arguments: Mapping[str, Any]) -> frozenset[str]:
     found = set()
-    if arguments.get("tools"):
-        found.add("tools")
+    if tools := arguments.get("tools"):
+        found |= {"tools", *makers_of(tools)}
     if arguments.get("response_format") is not None:
         found.add("structured_output")
     if any(_has_image(message) for message in messages):

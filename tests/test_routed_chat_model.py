@@ -756,3 +756,32 @@ def test_a_run_is_told_with_its_decisions(routed, west, east, tmp_path, make_mae
     assert "before it, gpt-5-mini failed: server_error" in shown
     assert "not gpt-5-mini: failed:server_error" in shown
     assert "claude-sonnet-5 would have cost $" in shown
+
+
+@pytest.mark.parametrize(
+    ("tool", "need", "chosen"),
+    [
+        ({"type": "web_search_20250305", "name": "web_search"}, "anthropic_tools", "claude-sonnet-5"),
+        ({"type": "web_search_preview"}, "openai_tools", "gpt-5"),
+        ({"google_search": {}}, "google_tools", None),
+    ],
+)
+def test_a_tool_that_runs_at_its_makers_goes_to_that_maker(tool, need, chosen, routed, west, east):
+    model = routed(chat(west, "gpt-5"), claude(east)).bind_tools([tool, add])
+    if chosen is None:
+        with pytest.raises(NoEndpoint, match=f"needs:{need}"):
+            model.invoke("Hello")
+        return
+    found = told(model.invoke("Hello"))
+    assert found["chosen"] == chosen
+    assert f"needs:{need}" in {each["verdict"] for each in found["candidates"]}
+
+
+@pytest.mark.parametrize("choice", ["any", "required", "add", "auto", "none", None])
+def test_a_choice_of_tools_is_understood_by_every_maker(choice, routed, west, east):
+    for endpoint, provider in ((chat(west), west), (claude(east), east)):
+        routed(endpoint).bind_tools([add], tool_choice=choice).invoke("Hello")
+        sent = provider.requests[-1].body.get("tool_choice")
+        kind = sent if isinstance(sent, str | None) else sent.get("type")
+        wanted = {"any": {"any", "required"}, "required": {"any", "required"}, "add": {"tool", "function"}}
+        assert kind in wanted.get(choice, {choice})
