@@ -211,15 +211,15 @@ class Breaker:
             self.calls = self.failures = 0.0
             self.leave(probe=True)
 
-    def failed(self, now_s: float, *, probe: bool, chance: Random) -> None:
-        """A call failed by the endpoint's fault."""
+    def failed(self, now_s: float, *, probe: bool, chance: Random, alone: bool = False) -> None:
+        """A call failed by the endpoint's fault; one that stands `alone` is asked again sooner, for want of another."""
         self._count(now_s, failed=True)
         self.row += 1
         if self.open_until_s is not None and not probe:
             return  # it was sent before the breaker opened
         often = self.calls >= _ENOUGH and self.failures >= _SHARE * self.calls
         if probe or self.row >= _ROW or often:
-            span = min(_MOST_OPEN_S, _OPEN_S * 2**self.trips)
+            span = min(_OPEN_S if alone else _MOST_OPEN_S, _OPEN_S * 2**self.trips)
             self.open_until_s = now_s + span * chance.uniform(0.8, 1.2)
             self.trips += 1
         self.leave(probe=probe)

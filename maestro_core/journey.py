@@ -213,7 +213,14 @@ class Journey:
         tokens = next(each.input_tokens for each in attempt.decision.candidates if each.name == attempt.name)
         learned = self._router.learned
         with learned.lock:
-            learned.failed(attempt.facts.key, failure, now_s, probe=attempt.probe, input_tokens=tokens)
+            learned.failed(
+                attempt.facts.key,
+                failure,
+                now_s,
+                probe=attempt.probe,
+                input_tokens=tokens,
+                alone=len(self._router.facts) == 1,
+            )
         if (streamed and not resumes) or not failure.fails_over:
             raise error
 

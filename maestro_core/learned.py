@@ -129,7 +129,14 @@ class Learned:
             self.caches.learn(key, outcome.chain, outcome.seen, now_s)
 
     def failed(
-        self, key: Hashable, failure: Failure, now_s: float, *, probe: bool, input_tokens: int
+        self,
+        key: Hashable,
+        failure: Failure,
+        now_s: float,
+        *,
+        probe: bool,
+        input_tokens: int,
+        alone: bool = False,
     ) -> None:
         """A call failed.
 
@@ -139,6 +146,7 @@ class Learned:
             now_s: The time.
             probe: Whether it was the one call that a half-open breaker let through.
             input_tokens: How long its prompt was expected to be.
+            alone: Whether there is no other endpoint.
         """
         health = self.known(key)
         if failure.kind == "context_overflow":
@@ -149,7 +157,7 @@ class Learned:
             return
         health.errors.add(now_s, failed=True)
         if failure.breaker == "counts":
-            health.breaker.failed(now_s, probe=probe, chance=self._chance)
+            health.breaker.failed(now_s, probe=probe, chance=self._chance, alone=alone)
         elif failure.retry_after_s is not None:
             health.breaker.pause(now_s + failure.retry_after_s, probe=probe)
         else:

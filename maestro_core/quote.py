@@ -92,16 +92,17 @@ class Quotes:
         )
         return once if call.attempts == 1 else _times(once, call.attempts)
 
-    def expected(self, call: Call, usage: Usage) -> int | None:
+    def expected(self, call: Call, usage: Usage, at: datetime) -> int | None:
         """Return what a call would come to with this usage, in nano-dollars, or None where no price is known."""
-        cost = self._by_plugin(call, usage)
-        if cost is not None:
-            return cost.nanos
+        if self.plugins.hook.maestro_price.get_hookimpls():
+            cost = self._by_plugin(call, usage)
+            if cost is not None:
+                return cost.nanos
         spent = Spent(
             provider=call.provider,
             model=call.model,
             usage=usage,
-            at=call.at or datetime.now(UTC),
+            at=at,
             tier=call.tier,
             endpoint=call.endpoint,
             base_url=_normal(call.base_url),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class Ask:
         needs: What an endpoint must be able to do: `"tools"`, `"images"`, `"structured_output"`.
         attribution: Whom it is for.
         sla: What is asked of the endpoint.
+        pinned: The name of the one endpoint that shall serve it; any, if empty.
     """
 
     input: object = None
@@ -65,6 +67,7 @@ class Ask:
     needs: frozenset[str] = frozenset()
     attribution: Attribution = field(default_factory=Attribution)
     sla: SLA = field(default_factory=SLA)
+    pinned: str = ""
 
     def call(self, facts: Facts, price: PriceEntry | None, *, key: str = "") -> Call:
         """Return the call that this becomes at an endpoint."""
@@ -110,6 +113,7 @@ class _View:
     warm: Mapping[Hashable, int]
     outputs: Mapping[Hashable, int]
     peers: Prior | None
+    at: datetime
 
 
 class Router:
@@ -212,6 +216,7 @@ class Router:
             warm=learned.caches.expected(self._keys, measured.chain, now_s) if measured.chain else {},
             outputs=learned.output_tokens(self._keys, ask.attribution.value("agent")),
             peers=learned.peers(self._keys, now_s),
+            at=datetime.now(UTC),
         )
 
     def _candidate(self, call: Call, view: _View, **said: Any) -> Candidate:
@@ -241,7 +246,7 @@ class Router:
             ttft_chance=ttft.chance(sla.ttft_ms_p95) if ttft and sla.ttft_ms_p95 else None,
             error_rate=health.errors.rate(),
             error_rate_least=health.errors.least(now_s),
-            cost_nanos=self._expected_nanos(call, ask, tokens, warm, output),
+            cost_nanos=self._expected_nanos(call, view, tokens, warm, output),
             **said,
         )
 
@@ -264,15 +269,16 @@ class Router:
 
     def _rules(self, ask: Ask) -> dict[str, str]:
         """Return the rules that are broken, by endpoint."""
-        rules = self.maestro.settings.rules
+        rules, pinned = self.maestro.settings.rules, ask.pinned
+        others = {name: f"pinned to {pinned}" for name in self.facts if pinned not in {"", name}}
         if not rules:
-            return {}
+            return others
         who = self.maestro.admission.attributed(self.call(next(iter(self.facts)), ask, "")).attribution
         found = {
             name: broken(rules, who, name, f"{facts.provider}:{facts.model}")
             for name, facts in self.facts.items()
         }
-        return {name: rule for name, rule in found.items() if rule}
+        return {name: rule for name, rule in found.items() if rule} | others
 
     def baseline_nanos(self, ask: Ask, measured: Measured, usage: Usage) -> int | None:
         """Return what an answered call would have cost at the baseline, and remember that it was there, too.
@@ -294,18 +300,19 @@ class Router:
                 ttl_s=_BASELINE_TTL_S,
             )
             caches.learn(lane, measured.chain, seen, now_s)
-        return self._expected_nanos(call, ask, tokens, warm, usage.output_tokens // call.n)
+        view = _View(ask, measured, now_s, {}, {}, None, datetime.now(UTC))
+        return self._expected_nanos(call, view, tokens, warm, usage.output_tokens // call.n)
 
-    def _expected_nanos(self, call: Call, ask: Ask, tokens: int, warm: int, output: int) -> int | None:
+    def _expected_nanos(self, call: Call, view: _View, tokens: int, warm: int, output: int) -> int | None:
         """Return what a call is expected to cost: what is warm at the cache's price, what is new as it would be written."""
         counts: dict[str, Any] = {"input_tokens": tokens, "output_tokens": output * call.n}
         if warm:
             counts["cache_read_tokens"] = warm
         if "claude" in call.model:
-            written = asked_writes(self.call(call.endpoint, ask, ""))
+            written = asked_writes(self.call(call.endpoint, view.ask, ""))
             if written != "none":
                 counts["cache_write_1h_tokens" if written == "1h" else "cache_write_tokens"] = tokens - warm
-        return self.maestro.admission.quotes.expected(call, Usage(**counts))
+        return self.maestro.admission.quotes.expected(call, Usage(**counts), view.at)
 
     def _explored(self, decision: Decision, view: _View) -> str:
         """Return the cheaper endpoint that shall be asked although it missed the SLA lately, or nothing."""

@@ -80,7 +80,10 @@ class Trip:
         self._served = served
         self._handler = handler
         self._config = config
-        self._arguments = {name: value for name, value in arguments.items() if name != "sla"}
+        # A model that is asked for by the name of an endpoint is that endpoint; another name is the endpoints' affair.
+        pinned = str(arguments["model"]) if arguments.get("model") in served else ""
+        mine = {"sla", "model"} if pinned else {"sla"}
+        self._arguments = {name: value for name, value in arguments.items() if name not in mine}
         self._run_id = config.get("run_id")
         parent = parent or getattr(config.get("callbacks"), "parent_run_id", None)
         ask = Ask(
@@ -91,6 +94,7 @@ class Trip:
             needs=_needs(self.messages, self._arguments),
             attribution=self._where(parent),
             sla=asked(sla, arguments.get("sla")),
+            pinned=pinned,
         )
         self._journey = Journey(router, ask)
 

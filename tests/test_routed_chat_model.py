@@ -697,6 +697,16 @@ def test_rules_say_which_endpoints_may_serve_whom(west, east, make_maestro):
     assert told(model.invoke("Hello", {"metadata": {"customer": "acme"}}))["chosen"] == "claude-sonnet-5"
 
 
+def test_a_call_may_be_pinned_and_comes_under_the_rules_still(west, east, make_maestro):
+    rules = [{"where": {"customer": "acme"}, "deny": ["claude-*"]}]
+    model = RoutedChatModel(endpoints=[claude(east), chat(west)], maestro=make_maestro(rules=rules))
+    found = told(model.invoke("Hello", model="claude-sonnet-5"))
+    assert found["chosen"] == "claude-sonnet-5"
+    assert found["candidates"][1]["verdict"] == "rule:pinned to claude-sonnet-5"
+    with attribution(customer="acme"), pytest.raises(NoEndpoint):
+        model.invoke("Hello", model="claude-sonnet-5")
+
+
 def test_a_rule_that_says_nothing_is_told(make_maestro):
     with pytest.raises(Exception, match="a rule allows or denies endpoints"):
         make_maestro(rules=[{"where": {"customer": "acme"}}])

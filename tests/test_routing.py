@@ -317,6 +317,15 @@ def test_each_failed_probe_keeps_it_open_for_longer():
     assert spans[-1] > 4 * spans[0]
 
 
+def test_an_endpoint_that_stands_alone_is_asked_again_sooner():
+    breaker, now_s = tripped(), 0.0
+    for _ in range(6):
+        now_s = breaker.opens_at_s(now_s)
+        assert breaker.enter(now_s) is True
+        breaker.failed(now_s, probe=True, chance=CHANCE, alone=True)
+        assert breaker.opens_at_s(now_s) - now_s <= 6
+
+
 def test_an_answer_to_a_call_from_before_does_not_close_it():
     breaker = tripped()
     breaker.succeeded(1, probe=False)
