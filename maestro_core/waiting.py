@@ -294,13 +294,14 @@ def turns(
             polls.begin(waits=waiter is not None)
             inside = line.inside(place, ancestors)
             ticket = line.ticket(names, waits=now_s() < until_s, inside=inside)
-            at, held = None if inside else line.ahead(names, waiter), None
+            at, held, turn_s = None if inside else line.ahead(names, waiter), None, 0.0
             if at is None:
                 outcome = desk.attempt(False, ticket)
                 if not isinstance(outcome, Refused) or outcome.spent:
                     ended = True
                     return outcome
                 at, held = bucket_name(outcome), outcome.bucket.held + outcome.promised_nanos
+                turn_s = outcome.turn_us / 1_000_000
             if waiter is None and now_s() < until_s:
                 waiter = _Waiter(at, wake, place, ancestors)
                 line.join(waiter)
@@ -311,7 +312,7 @@ def turns(
                 outcome = desk.attempt(True, replace(ticket, waits=False))
                 ended = True
                 return outcome
-            yield from polls.until(until_s, first=held is not None)
+            yield from polls.until(until_s, first=held is not None, turn_s=turn_s)
     finally:
         if waiter is not None:
             line.leave(waiter)
@@ -341,12 +342,12 @@ class _Polls:
         self._version = self._changed() if waits and self._changed else None
         self._beat_s = self._now_s() + _BEAT_S
 
-    def until(self, until_s: float, *, first: bool) -> Generator[float]:
+    def until(self, until_s: float, *, first: bool, turn_s: float) -> Generator[float]:
         """Yield pauses until it is time to try again; no longer than `until_s`, and not at all if anything changed."""
         while self._line.changes == self._changes:
             left_s = max(0.0, until_s - self._now_s())
-            if not first:
-                yield min(_TURN_S, left_s)
+            if not first or turn_s:
+                yield min(turn_s or _TURN_S, left_s)
                 return
             yield min(self._chance.uniform(_SHORTEST_S, self._longest_s), left_s)
             if self._changed is None or self._changed() != self._version:

@@ -229,9 +229,12 @@ def test_a_process_that_has_much_stands_in_line_before_it_takes_more(file_ledger
     assert isinstance(refused, Refused)
     assert not refused.spent
     assert isinstance(file_ledger.reserve(hold(20, "b")), Held), "who comes in the meantime is served"
+    assert refused.turn_us == 50_000 * 20 * 8 // 80
     clock.advance(0.07)
-    assert isinstance(file_ledger.reserve(greedy), Refused), "the more it has, the longer"
-    clock.advance(0.1)
+    later = file_ledger.reserve(greedy)
+    assert isinstance(later, Refused)
+    assert later.turn_us == 50_000 * 20 * 8 // 60 - 70_000, "the more it has of what is free, the longer"
+    clock.advance(later.turn_us / 1e6)
     assert isinstance(file_ledger.reserve(greedy), Held), "nobody else wants it"
 
 

@@ -112,8 +112,9 @@ def too_soon(
         parts = ticket.holds.get(place.key[:2], 0) * _PART
         if limit is None or parts <= (free := limit - sum(counter)):
             continue
-        if stood_us < min(_LONGEST_US, _MOMENT_US * parts // max(free, 1)):
-            return Refused(place.bucket(counter), limit, hold.needed_nanos, at_us)
+        left_us = min(_LONGEST_US, _MOMENT_US * parts // max(free, 1)) - stood_us
+        if left_us > 0:
+            return Refused(place.bucket(counter), limit, hold.needed_nanos, at_us, turn_us=left_us)
     return None
 
 

@@ -137,7 +137,8 @@ class Held:
 class Refused:
     """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `needed_nanos`.
 
-    `promised_nanos` of what is free there belong to callers that have waited longer.
+    `promised_nanos` of what is free there belong to callers that have waited longer. With `turn_us`, the money suffices,
+    and the caller's turn comes after so many microseconds in line, unless others come before.
     """
 
     bucket: Bucket
@@ -145,6 +146,7 @@ class Refused:
     needed_nanos: int
     at_us: int
     promised_nanos: int = 0
+    turn_us: int = 0
 
     @property
     def spent(self) -> bool:

@@ -107,6 +107,7 @@ class Process(Maestro):
         self.telemetry = SimpleNamespace(metrics=SimpleNamespace(settled=lambda record: None))
         self.ledger = wire
         self.stopped_until_us = 0
+        self._told = {}
         self.doors = Doors(self)
         self.doors.now_s = scheduler.monotonic_s
         self.doors._chance = scheduler.chance
