@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from .attachment import attach, detach
+from .callbacks import MaestroCallbackHandler
+from .installation import install
 
-__all__ = ["attach", "detach"]
+__all__ = ["MaestroCallbackHandler", "attach", "detach", "install"]

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 from ._models import LIMITS
 from ._passage import Passage, is_inside
+from ._texts import Texts, listening
 from .gate import exit_here
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from .gate import ExitBehavior, Gate
 
-__all__ = ["Governance", "govern", "governance_of", "llm_class", "ungovern"]
+__all__ = ["Governance", "govern", "governance_of", "governed_class", "ungovern"]
 
 _KEY = "_maestro_governance"
 _CLIENTS = ("_client", "_aclient", "_async_client")
@@ -103,20 +105,44 @@ def _silenced(component: Any) -> tuple[int, dict[str, Any]]:
     return retries, before
 
 
-# -- LLMs -------------------------------------------------------------------------------------------------------------
+# -- the classes ------------------------------------------------------------------------------------------------------
 
-_llm_classes: dict[type, type] = {}
+_governed: dict[type, type] = {}
+# Each is one request, and is asked for what no cache has.
+_EMBEDDING = ("query_embedding", "text_embedding", "text_embeddings")
 
 
-def llm_class(cls: type) -> type:
-    """Return the governed subclass of a class of LLMs; one for each class."""
-    if cls not in _llm_classes:
-        names = [f"{before}{name}" for before in _WAYS for name in ("chat", "complete")]
-        body: dict[str, Any] = {name: _gated(cls, name) for name in names}
-        if hasattr(cls, "_use_chat_completions"):
-            body["_get_model_kwargs"] = _obeying(cls)
-        _llm_classes[cls] = _subclass(cls, body)
-    return _llm_classes[cls]
+def governed_class(cls: type) -> type:
+    """Return the governed subclass of a class of LLMs or embedding models; one for each class."""
+    if cls not in _governed:
+        _governed[cls] = _subclass(cls, _texts(cls) if issubclass(cls, BaseEmbedding) else _chats(cls))
+    return _governed[cls]
+
+
+def _chats(cls: type) -> dict[str, Any]:
+    ways = {before + name: way for before, way in _WAYS.items() for name in ("chat", "complete")}
+    body: dict[str, Any] = {name: _gated(cls, name, way, Passage) for name, way in ways.items()}
+    if hasattr(cls, "_use_chat_completions"):
+        body["_get_model_kwargs"] = _obeying(cls)
+    return body
+
+
+def _texts(cls: type) -> dict[str, Any]:
+    ways = {f"_{a}get_{name}": f"{a}run" for a in ("", "a") for name in _EMBEDDING}
+    body: dict[str, Any] = {name: _gated(cls, name, way, Texts) for name, way in ways.items()}
+    if cls.__module__.startswith("llama_index.embeddings.openai"):
+        body |= {name: _heard(cls, name) for name in ("_get_client", "_get_aclient") if hasattr(cls, name)}
+    return body
+
+
+def _heard(cls: type, name: str) -> Callable[..., Any]:
+    """Return a method that gives out the client, listened to."""
+    plain = getattr(cls, name)
+
+    def method(self: Any) -> Any:
+        return listening(plain(self))
+
+    return method
 
 
 def _subclass(cls: type, body: dict[str, Any]) -> type:
@@ -135,16 +161,16 @@ def _subclass(cls: type, body: dict[str, Any]) -> type:
     return type(cls)(cls.__name__, (cls,), {**named, **body, "__reduce_ex__": reduce})
 
 
+_PAYLOADS = ("messages", "prompt", "query", "text", "texts")
 _WAYS = {"": "run", "stream_": "stream", "a": "arun", "astream_": "astream"}
 
 
-def _gated(cls: type, name: str) -> Callable[..., Any]:
+def _gated(cls: type, name: str, way: str, kind: type[Passage]) -> Callable[..., Any]:
     """Return a method that sends the class's own through the gate."""
     plain = getattr(cls, name)
-    way = _WAYS[name.removesuffix("chat").removesuffix("complete")]
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _begun(self, plain, args, kwargs)
+        begun = _begun(self, plain, args, kwargs, kind)
         if begun is None:
             return plain(self, *args, **kwargs)
         governance, passage = begun
@@ -160,15 +186,15 @@ def _gated(cls: type, name: str) -> Callable[..., Any]:
 
 
 def _begun(
-    llm: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    llm: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[Passage]
 ) -> tuple[Governance, Passage] | None:
     """Return what a call has to pass, or None if it is part of one that has passed already."""
     governance = governance_of(llm)
-    named = next((name for name in ("messages", "prompt") if name in kwargs), None)
+    named = next((name for name in _PAYLOADS if name in kwargs), None)
     if governance is None or is_inside(governance.gate.maestro, llm) or not (args or named):
         return None
     rest = {key: value for key, value in kwargs.items() if args or key != named}
-    passage = Passage(
+    passage = kind(
         maestro=governance.gate.maestro,
         llm=llm,
         method=plain,

@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.base import BaseLLM
+from llama_index.core.prompts.mixin import PromptMixin
 
 __all__ = ["members"]
 
@@ -47,7 +48,8 @@ def members(thing: Any) -> list[Any]:
 
 
 def _is_family(one: Any) -> bool:
-    homes = [cls.__module__ for cls in type(one).__mro__]
+    # Agents and query engines are data of that kind only as far as they have prompts.
+    homes = [cls.__module__ for cls in type(one).__mro__ if cls is not PromptMixin]
     return any(home.partition(".")[0] == _FAMILY for home in homes) and not any(
         home.startswith(_DATA) for home in homes
     )

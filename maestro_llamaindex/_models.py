@@ -18,6 +18,7 @@ __all__ = [
     "own_limit",
     "packages",
     "provider_of",
+    "streams_silently",
 ]
 
 # The integration package that a class comes from (`llama_index.llms.<package>`), and the price book's provider id.
@@ -158,6 +159,11 @@ def least_output_tokens(llm: Any) -> int:
     reasons = model_name(llm) in getattr(home, "O1_MODELS", ())
     quiet = getattr(llm, "reasoning_effort", None) == "none"
     return _REASONING_TOKENS if reasons and not quiet and "openai" in packages(llm) else 1
+
+
+def streams_silently(llm: Any) -> bool:
+    """Return whether its streams say what they used only if they are asked to."""
+    return "openai" in packages(llm) and not _is_responses(llm) and not is_legacy_completion(llm)
 
 
 def _is_responses(llm: Any) -> bool:

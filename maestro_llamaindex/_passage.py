@@ -20,7 +20,7 @@ from maestro_core.types import Attribution, Call, new_key
 
 from ._convert import has_usage, to_call, to_reply, to_usage, was_cut
 from ._models import LIMITS, attempts_of, limit_kwargs, packages
-from ._spans import span_here
+from ._spans import run_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ class Passage:
         kwargs: The arguments of the call.
         retries: How often the gate sends it again.
         where: Whom it is for.
-        parent_id: The span around it.
+        parent_id: The run around it.
     """
 
     maestro: Maestro
@@ -67,7 +67,7 @@ class Passage:
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # frozen afterwards
-        put(self, "parent_id", span_here())
+        put(self, "parent_id", run_here())
         where = self.maestro.runs.attribution(self.parent_id)
         if "run" not in where.dimensions:
             where = Attribution({**where.dimensions, "run": new_key()}, where.path)
@@ -115,6 +115,10 @@ class Passage:
                 both = isinstance(value, dict) and isinstance(kwargs.get(name), dict)
                 kwargs[name] = {**kwargs[name], **value} if both else value
         return self.method(self.llm, self.payload, *self.arguments, **kwargs)
+
+    def hears(self, reservation: Reservation, *, last: bool = False) -> Heard:
+        """Return what notes the answer."""
+        return Heard(reservation, last)
 
     @contextmanager
     def inside(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_index.core.agent.workflow import BaseWorkflowAgent
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.tools import BaseTool
 from llama_index.core.workflow import Workflow
 from llama_index_instrumentation import get_dispatcher
@@ -20,12 +22,13 @@ from llama_index_instrumentation.span_handlers import BaseSpanHandler
 from maestro_core import CapExceeded, MaestroError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from inspect import BoundArguments
 
     from maestro_core import Maestro
     from maestro_core.runs import RunKind
 
-__all__ = ["Flow", "Holder", "flow_here", "instance_here", "refusal_here", "span_here", "watch"]
+__all__ = ["Flow", "Holder", "ModelCall", "call_here", "flow_here", "refusal_here", "run_here", "watch"]
 
 _log = logging.getLogger("maestro")
 _ID = 37  # a span's id is "Class.method-" and a UUID of 36 characters
@@ -57,8 +60,53 @@ class _Span:
     parent_id: str | None
     flow: Flow | None
     instance: Any
+    run_id: str | None = (
+        None  # of the run that calls inside are below: its own, or, of a model's method, one around it
+    )
+    method: str = ""
+    texts: Sequence[str] = ()  # what an embedding model is asked for
+    batches: int = 0  # how many of them it has begun
+    claimed: bool = False  # whether a handler holds money for this call of a model
     tool: str = ""
     refusals: dict[int, CapExceeded] = field(default_factory=dict)  # by Maestro
+
+
+class ModelCall:
+    """A call of a model's method, as its span shows it."""
+
+    __slots__ = ("_span", "instance")
+
+    def __init__(self, span: _Span) -> None:
+        self._span = span
+        self.instance = span.instance
+
+    @property
+    def streams(self) -> bool:
+        """Whether it is answered in parts."""
+        return "stream" in self._span.method
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it, or one that it is a part of, is held for."""
+        span: _Span | None = self._span
+        while span is not None and isinstance(span.instance, BaseLLM):
+            if span.claimed:
+                return True
+            span = _spans.get(span.parent_id or "")
+        return False
+
+    def claim(self) -> None:
+        """It is held for."""
+        self._span.claimed = True
+
+    def batch(self) -> Sequence[str]:
+        """Return the texts of the batch that an embedding model begins; with several requests under way, all of them."""
+        span, size = self._span, getattr(self.instance, "embed_batch_size", 0)
+        start = span.batches * size
+        span.batches += 1
+        if span.method != "get_text_embedding_batch":  # its asynchronous twin begins many at once
+            return span.texts
+        return span.texts[start : start + size] or span.texts
 
 
 class _Tree(BaseSpanHandler[Any]):
@@ -109,22 +157,22 @@ def watch(holder: Holder) -> None:
     _pending.append(weakref.ref(holder))
 
 
-def span_here() -> str | None:
-    """Return the id of the span around the caller."""
-    found: str | None = active_span_id.get()
-    return found
+def run_here() -> str | None:
+    """Return the id of the run around the caller: the span around it, if that is not a model's own."""
+    found = _spans.get(active_span_id.get() or "")
+    return found.run_id if found else None
+
+
+def call_here() -> ModelCall | None:
+    """Return the call of a model's method that the innermost span around the caller is, or None."""
+    found = _spans.get(active_span_id.get() or "")
+    return ModelCall(found) if found and isinstance(found.instance, BaseLLM | BaseEmbedding) else None
 
 
 def flow_here() -> Flow | None:
     """Return the workflow around the caller, or None."""
     found = _spans.get(active_span_id.get() or "")
     return found.flow if found else None
-
-
-def instance_here() -> Any | None:
-    """Return the object whose method the innermost span around the caller is."""
-    found = _spans.get(active_span_id.get() or "")
-    return found.instance if found else None
 
 
 def refusal_here(maestro: Maestro) -> CapExceeded | None:
@@ -153,24 +201,39 @@ def _entered(
     method = id_[:-_ID].rpartition(".")[2]
     if method == "run" and isinstance(instance, Workflow):
         flow = Flow(id_, weakref.ref(instance))
-        _spans[id_] = _Span(parent_id, flow, instance)
+        _spans[id_] = _Span(parent_id, flow, instance, id_, method)
+        parent_id = above.run_id if above else None
         if isinstance(instance, BaseWorkflowAgent):
             flow.agent, flow.turn_id = instance.name, id_
             _enter(id_, parent_id, "agent", instance.name)
         else:
             _enter(id_, parent_id)
         return
-    span = _spans[id_] = _Span(parent_id, flow, instance)
+    around = above.run_id if above else None
+    span = _spans[id_] = _Span(parent_id, flow, instance, id_, method)
+    if isinstance(instance, BaseLLM | BaseEmbedding):
+        # No run: of a stream, it would end before anything is sent.
+        span.run_id = around
+        if isinstance(instance, BaseEmbedding):
+            span.texts = _texts(arguments)
+        return
     if flow is not None and parent_id == flow.span_id:  # a step of the workflow
         _name(flow, tags)
-        parent_id = _turn(flow, method, arguments.get("ev"))
+        around = _turn(flow, method, arguments.get("ev"))
         if method == "call_tool":
             span.tool = str(arguments["ev"].tool_name)
     elif isinstance(instance, BaseTool) and method in {"call", "acall", "__call__"}:
         name = str(instance.metadata.name)
         # The agent's step that calls it has told of it already, and so has `__call__` of `call`.
         span.tool = "" if above is not None and above.tool == name else name
-    _enter(id_, parent_id, "tool" if span.tool else "chain", span.tool)
+    _enter(id_, around, "tool" if span.tool else "chain", span.tool)
+
+
+def _texts(arguments: dict[str, Any]) -> Sequence[str]:
+    texts = arguments.get("texts")
+    if texts is not None:
+        return list(texts)
+    return [str(arguments[name]) for name in ("text", "query") if name in arguments]
 
 
 def _name(flow: Flow, tags: dict[str, Any]) -> None:

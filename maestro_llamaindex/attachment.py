@@ -10,7 +10,7 @@ from llama_index.core.base.llms.base import BaseLLM
 
 from maestro_core.exits import check_exit
 
-from ._classes import govern, governance_of, llm_class, ungovern
+from ._classes import govern, governance_of, governed_class, ungovern
 from ._members import members
 from ._tools import gate_tools, ungate_tools
 from .gate import ExitBehavior, Gate, Ticket
@@ -51,7 +51,7 @@ def attach(agent_or_llm: _T, maestro: Maestro | None = None, *, exit_behavior: E
         ValueError: For an unknown exit behaviour.
     """
     check_exit(exit_behavior, _EXITS)
-    found = [one for one in members(agent_or_llm) if isinstance(one, BaseLLM)]
+    found = members(agent_or_llm)
     if not found:
         raise TypeError(
             f"attach found no LLM and no embedding model in a {type(agent_or_llm).__name__}; attach the LLM itself: "
@@ -60,7 +60,7 @@ def attach(agent_or_llm: _T, maestro: Maestro | None = None, *, exit_behavior: E
     before = _ticket(agent_or_llm)
     ticket = Ticket(Gate(maestro), exit_behavior)
     for one in found:
-        governance = govern(one, ticket.gate, exit_behavior, llm_class)
+        governance = govern(one, ticket.gate, exit_behavior, governed_class)
         governance.tickets.add(ticket)
     ticket.members = found
     if not isinstance(agent_or_llm, BaseLLM | BaseEmbedding):

@@ -48,6 +48,18 @@ def anthropic(provider):
 
 
 @pytest.fixture
+def llama(provider):
+    """Make a LlamaIndex OpenAI LLM that talks to the stand-in."""
+    from llama_index.llms.openai import OpenAI
+
+    def make(**kwargs):
+        kwargs = {"model": "gpt-4o-mini", "max_tokens": 100, "max_retries": 0, **kwargs}
+        return OpenAI(api_base=provider.openai_url, api_key="none", **kwargs)
+
+    return make
+
+
+@pytest.fixture
 def make_maestro(tmp_path, monkeypatch):
     """Make a Maestro with a ledger of its own; all are closed at the end."""
     monkeypatch.chdir(tmp_path)

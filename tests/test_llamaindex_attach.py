@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
@@ -11,34 +9,11 @@ pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not install
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai import OpenAI
+from llamas import assert_sound
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
 from maestro_llamaindex import attach, detach
-
-
-@pytest.fixture
-def llama(provider):
-    """Make an OpenAI LLM that talks to the stand-in."""
-
-    def make(**kwargs):
-        kwargs = {"model": "gpt-4o-mini", "max_tokens": 100, "max_retries": 0, **kwargs}
-        return OpenAI(api_base=provider.openai_url, api_key="none", **kwargs)
-
-    return make
-
-
-def assert_sound(maestro, provider, cap_nanos=None):
-    """Nothing is held, the counters agree with the journal, the ledger with the bill, and the bill with the cap."""
-    patience = time.monotonic() + 10
-    while maestro.ledger.holds() and time.monotonic() < patience:
-        time.sleep(0.02)
-    provider.wait_idle()
-    assert maestro.ledger.check() == []
-    assert maestro.ledger.holds() == []
-    assert sum(s.cost_nanos for s in maestro.ledger.sums(())) == provider.bill_nanos
-    if cap_nanos is not None:
-        assert provider.bill_nanos <= cap_nanos
 
 
 def work(question: str) -> str:
