@@ -394,3 +394,11 @@ def test_the_models_own_words_are_not_kept():
             client.chat.completions.create(model="gpt-5-mini", messages=[{"role": "user", "content": "x"}])
         client.close()
     assert "secret" not in repr(classify(caught.value))
+
+
+@pytest.mark.parametrize(
+    "error", [answered(500), answered(429), httpx.ConnectError("refused")], ids=["500", "429", "refused"]
+)
+def test_whatever_ends_it_a_call_with_output_was_billed(error):
+    assert classify(error).unbilled
+    assert classify(error, streamed=True).unbilled is None

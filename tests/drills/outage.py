@@ -22,13 +22,13 @@ from maestro_core import Maestro
 from maestro_core.testing import FakeProvider, Reply
 from maestro_langchain import RoutedChatModel
 
-DELAY_S = 0.2
+DELAY_S = 1.0  # as short answers of real models take
 FINE = {"text": "a short answer", "input_tokens": 400, "output_tokens": 60}
 TROUBLES = {
     "answers 500": Reply(status=500),
     "hangs": Reply(**FINE, hang_s=math.inf),
     "drops streams": Reply(**FINE, cut_after=0),
-    "sends 429": Reply(status=429, retry_after=3),
+    "sends 429": Reply(status=429, retry_after=30),
 }
 
 
