@@ -46,6 +46,7 @@ _ABSENT_US = 90_000_000
 # After a longer gap what was spent meanwhile cannot be told by minutes.
 _LONGEST_GAP = 120
 _SAVE_EVERY = 30  # minutes
+_SAVE_S = 2.0  # when it closes; what is not saved then is a few minutes older
 
 
 class Watch:
@@ -106,7 +107,9 @@ class Watch:
             self._thread.join(1.0)
         if self._revision:
             try:
-                self._save(list(self._unsaved))
+                until_s = time.monotonic() + _SAVE_S
+                while self._unsaved and time.monotonic() < until_s:
+                    self._save(list(self._unsaved)[:100])
                 self._stand(leaving=True)
             except LedgerError as error:
                 _log.warning("what the watch has learned could not be kept: %s", error)
@@ -191,6 +194,8 @@ class Watch:
             self._sums = self._totals(self._since_us)
         else:
             self._sums = {name: int(nanos) for name, nanos in last.get("sums", {}).items()}
+        # What was seen since a series was last kept, or by nobody, is not taken for silence.
+        self._burn.skip(self._minute)
         return True
 
     def _stand(self, *, leaving: bool = False) -> bool:
@@ -198,7 +203,7 @@ class Watch:
         body = {"minute": self._minute, "since_us": self._since_us, "sums": self._sums}
         if not self._keep(body, leaving=leaving):
             return False
-        if self._unsaved:
+        if self._unsaved and not leaving:
             count = len(self._unsaved) // _SAVE_EVERY + 1
             self._save(list(self._unsaved)[:count])
         return True

@@ -201,7 +201,7 @@ class Watched:
 
 
 def test_from_a_runaway_in_the_ledger_to_one_alert(ledger, clock, habits):
-    watched = Watched(ledger, clock, habits)
+    watched = Watched(ledger, clock, habits, cooldown_s=7_200)
     for _ in range(20):
         assert watched.minute()
     assert watched.told() == []

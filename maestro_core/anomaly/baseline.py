@@ -17,20 +17,21 @@ _OF_DAY = DAY // STEP
 _OF_WEEK = WEEK // STEP
 # The weight of the newest week: a month's habits, not a year's.
 _NEWEST = 0.25
-# How many weeks of this quarter of an hour weigh as much as the same quarter of all days.
+# How many weeks of this quarter of an hour weigh as much as the same quarter of all such days.
 _TRUST = 2.0
+_SATURDAY = 5
 
 
 class Baseline:
-    """Mean spend per minute, by quarter of an hour of the week, backed by that of the day and the overall mean."""
+    """Mean spend per minute, by quarter of an hour of the week, backed by that of working days or weekends and the overall mean."""
 
     __slots__ = ("_of_day", "_of_week", "_seen_of_day", "_seen_of_week", "level", "steps")
 
     def __init__(self) -> None:
         self._of_week = array("f", bytes(4 * _OF_WEEK))
         self._seen_of_week = array("B", bytes(_OF_WEEK))
-        self._of_day = array("f", bytes(4 * _OF_DAY))
-        self._seen_of_day = array("B", bytes(_OF_DAY))
+        self._of_day = array("f", bytes(8 * _OF_DAY))
+        self._seen_of_day = array("B", bytes(2 * _OF_DAY))
         self.level = 0.0
         self.steps = 0
 
@@ -45,7 +46,7 @@ class Baseline:
         self.steps += 1
         self.level += (mean - self.level) * max(1 / self.steps, 1 / (2 * _OF_WEEK))
         _blend(self._of_week, self._seen_of_week, step % _OF_WEEK, mean)
-        _blend(self._of_day, self._seen_of_day, step % _OF_DAY, mean)
+        _blend(self._of_day, self._seen_of_day, _of_kind(step), mean)
 
     def scale(self, times: float) -> None:
         """From now on, so many times as much is usual."""
@@ -71,12 +72,21 @@ class Baseline:
         self.level, self.steps = float(state["level"]), int(state["steps"])
 
     def _at(self, step: int) -> float:
-        place = step % _OF_DAY
+        place = _of_kind(step)
         seen = self._seen_of_day[place]
+        if not seen:  # no weekend yet
+            place %= _OF_DAY
+            seen = self._seen_of_day[place]
         usual = (seen * self._of_day[place] + self.level) / (seen + 1) if seen else self.level
         place = step % _OF_WEEK
         seen = self._seen_of_week[place]
         return (seen * self._of_week[place] + _TRUST * usual) / (seen + _TRUST)
+
+
+def _of_kind(step: int) -> int:
+    # Days are counted from a Thursday. Where other days are free, the week's own quarters learn it, more slowly.
+    day, place = divmod(step, _OF_DAY)
+    return place + _OF_DAY if (day + 3) % 7 >= _SATURDAY else place
 
 
 def _blend(means: array[float], seen: array[int], place: int, value: float) -> None:

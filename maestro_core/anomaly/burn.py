@@ -59,6 +59,11 @@ class Burn:
         loaded.load(state)
         self._series[series] = loaded
 
+    def skip(self, minute: int) -> None:
+        """Go to a minute, without having seen those before."""
+        for state in self._series.values():
+            state.skip(minute)
+
     def alarmed(self) -> list[str]:
         """Return the series with an incident that is not over: they want to be looked at, though nothing be spent."""
         return [name for name, state in self._series.items() if state.alarmed]

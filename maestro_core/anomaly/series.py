@@ -19,14 +19,14 @@ _WINDOWS = tuple(
     for minutes, multiple, deviations in zip(_MINUTES, (2.5, 1.6, 1.5), (5.3, 6.0, 8.0), strict=True)
 )
 _ABOVE = 1.3
-_CALLS = 1.0  # where next to nothing is usual, a spike is several calls
+_CALLS = 1.5  # where next to nothing is usual, a spike is several calls
 _DAYS = 21
 _LEAST_SHARE = 0.02  # of the mean: even where nothing is usual, something is not nothing
 # A leak counts from so much above the usual on, and is told at so many deviations of a day:
 # few, since a day's noise takes turns and a leak does not.
 _LEAK_FROM = 1.15
 _LEAK_DEVIATIONS = 1.5
-_LEAK_GRAIN = 2.0
+_LEAK_GRAIN = 1.5
 # An incident is over when spend has stayed below this multiple of the usual for a while.
 _OVER = 1.3
 # What has lasted for two days is the new usual, and is learned.
@@ -168,7 +168,7 @@ class Series:
         else:
             self._since_spike = _Since(minute + 1)
         self._leak += spent - _LEAK_FROM * usual
-        if self._leak <= 0:
+        if self._leak <= 0 or not self.grown:
             self._leak, self._since_leak = 0.0, _Since(minute + 1)
         else:
             self._since_leak.add(spent, usual)
@@ -237,7 +237,7 @@ class Series:
 
     def _learn_day(self, minute: int, *, calm: bool) -> None:
         today, self._today = self._today, _Since(minute)
-        if calm and today.usual > 0:
+        if calm and self.grown and today.usual > 0:
             off = (today.spent - today.usual) / today.usual
             self._days = min(_DAYS, self._days + 1)
             self._daily += (min(off * off, 9 * self._daily + 0.001) - self._daily) / self._days

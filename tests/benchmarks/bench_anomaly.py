@@ -1,0 +1,284 @@
+"""How soon runaways are told, what they have cost by then, and how often nothing is wrong: in a simulation.
+
+Four workloads for 28 days, of which 14 to learn; five kinds of runaway at random times of the rest. The same minutes are
+shown to Maestro's detector and to what users have today: burn rates against a monthly budget (Google SRE's windows, a
+budget of 1.3 times the mean), and the daily total against mean + 3 standard deviations. Seeds from 100 on were not
+used for tuning; those below were.
+
+Run: python tests/benchmarks/bench_anomaly.py [seeds, default 101,102] [trials of each kind, workload and seed, default 10]
+     python tests/benchmarks/bench_anomaly.py costs       what a tool call, a minute of a series and 10,000 series cost
+     python tests/benchmarks/bench_anomaly.py delay       from a real runaway's first call to the webhook, over HTTP
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import statistics
+import sys
+import threading
+import time
+import tracemalloc
+from collections import defaultdict, deque
+
+from _simulation import DAY, RUNAWAYS, START, WORKLOADS, Source, begins
+
+from maestro_core.anomaly import Burn, Series
+from maestro_core.clock import SystemClock
+from maestro_core.loops import Guard
+
+WARM_UP = 14 * DAY
+# What of a minute's spend is beyond the usual.
+EXCESS = {"retry loop x10": 0.9, "leak x1.5": 1 / 3, "model swap x5": 0.8, "weekend burst": 0.7}
+
+
+class Ours:
+    """Maestro's detector, without a least amount."""
+
+    name = "maestro"
+
+    def __init__(self, workload):
+        self._series = Series(START)
+
+    def add(self, nanos):
+        found = self._series.add(nanos)
+        return found is not None and found.kind != "recovered"
+
+    @property
+    def busy(self):
+        return self._series.alarmed
+
+
+class BudgetBurn:
+    """Multi-window burn rates against a monthly budget, as for service levels: 14.4, 6, 3 and 1 times."""
+
+    name = "monthly burn rate"
+    rules = ((14.4, 60, 5), (6, 360, 30), (3, 1_440, 120), (1, 4_320, 360))
+
+    def __init__(self, workload):
+        self._pace = 1.3 * workload.usd_per_day * 1e9 * 5.6 / 7 / DAY  # weekends cost less
+        self._minutes = deque(maxlen=4_320)
+        self._sums = dict.fromkeys({w for _, *windows in self.rules for w in windows}, 0.0)
+        self._quiet = 0
+
+    def add(self, nanos):
+        seen = self._minutes
+        for window in self._sums:
+            self._sums[window] += nanos - (seen[-window] if len(seen) >= window else 0)
+        seen.append(nanos)
+        fires = any(
+            all(self._sums[w] > times * self._pace * w for w in windows) for times, *windows in self.rules
+        )
+        first, self._quiet = fires and not self._quiet, 60 if fires else max(0, self._quiet - 1)
+        return first
+
+    @property
+    def busy(self):
+        return self._quiet > 0
+
+
+class DailySigma:
+    """The total of a day against the 14 before it: told at midnight, as billing data is at best."""
+
+    name = "daily 3 sigma"
+    busy = False
+
+    def __init__(self, workload):
+        self._days, self._today, self._minute = deque(maxlen=14), 0, 0
+
+    def add(self, nanos):
+        self._today += nanos
+        self._minute += 1
+        if self._minute % DAY:
+            return False
+        today, self._today = self._today, 0
+        known = len(self._days) >= 7 and statistics.fmean(self._days) + 3 * statistics.stdev(self._days)
+        self._days.append(today)
+        return bool(known) and today > known
+
+
+def simulate(workload, seed, trials):
+    """Yield (detector, kind of runaway or "", minutes until told or None, share of a day burned), false alarms as ""."""
+    source, chance = Source(workload, seed), random.Random(f"{seed} {workload.name}")
+    detectors = [kind(workload) for kind in (Ours, BudgetBurn, DailySigma)]
+    plan = defaultdict(list)
+    for runaway in RUNAWAYS:
+        if not (workload.nightly and runaway.name == "weekend burst"):
+            for _ in range(trials):
+                plan[begins(workload, runaway, chance)].append(runaway)
+    day = workload.usd_per_day * 1e9
+    for minute in range(28 * DAY):
+        for runaway in plan.get(minute, ()):
+            yield from trial(runaway, copy.deepcopy(source), minute, copy.deepcopy(detectors), day)
+        nanos = source.minute(minute)
+        for detector in detectors:
+            if detector.add(nanos) and minute >= WARM_UP:
+                yield detector.name, "", None, 0.0
+
+
+def trial(runaway, source, minute, detectors, day):
+    waiting = {detector.name: detector for detector in detectors if not detector.busy}
+    burned, usual = 0.0, copy.deepcopy(source)
+    # Billing is looked at until the end of the day after.
+    for n in range(runaway.minutes + 2 * DAY - (minute + runaway.minutes) % DAY):
+        if n < runaway.minutes:
+            nanos = runaway.spend(source, minute + n, n)
+            burned += (
+                nanos * EXCESS[runaway.name] if runaway.name in EXCESS else nanos - usual.minute(minute + n)
+            )
+        else:
+            nanos = source.minute(minute + n)
+        for name in list(waiting):
+            # A detector that sees minutes has until the end of the runaway; then it would be chance.
+            if n >= runaway.minutes and name != DailySigma.name:
+                del waiting[name]
+                yield name, runaway.name, None, 0.0
+            elif waiting[name].add(nanos):
+                del waiting[name]
+                yield name, runaway.name, n + 1, burned / day
+        if not waiting:
+            return
+    for name in waiting:
+        yield name, runaway.name, None, 0.0
+
+
+def report(seeds, trials):
+    results, false = defaultdict(list), defaultdict(int)
+    for seed in seeds:
+        for workload in WORKLOADS:
+            for name, kind, minutes, burned in simulate(workload, seed, trials):
+                if kind:
+                    results[name, kind].append((workload.name, minutes, burned))
+                else:
+                    false[name] += 1
+    days = len(seeds) * len(WORKLOADS) * 14
+    print(f"seeds {seeds}; {days} series-days without a runaway")
+    for name in (Ours.name, BudgetBurn.name, DailySigma.name):
+        print(f"\n{name}: {false[name] / days:.3f} false alerts per series and day")
+        print(f"  {'':16} recall  minutes: median    p90   of a day burned: median   trials")
+        for runaway in RUNAWAYS:
+            found = results[name, runaway.name]
+            hits = sorted((minutes, burned) for _, minutes, burned in found if minutes)
+            if not hits:
+                print(f"  {runaway.name:16} {0:6.2f} {'':46} {len(found):9}")
+                continue
+            minutes, burned = [m for m, _ in hits], [b for _, b in hits]
+            print(
+                f"  {runaway.name:16} {len(hits) / len(found):6.2f} {statistics.median(minutes):16.0f} "
+                f"{minutes[int(0.9 * len(hits))]:6d} {statistics.median(burned):25.1%} {len(found):9}"
+            )
+
+
+def per_call_us(act, count=20_000):
+    return min(timed(act, count) for _ in range(5))
+
+
+def timed(act, count):
+    began = time.thread_time_ns()  # this thread's own, whatever else the machine does
+    for n in range(count):
+        act(n)
+    return (time.thread_time_ns() - began) / count / 1_000
+
+
+def costs():
+    guard, scope = Guard(SystemClock()), ("run", (("agent", "boss"),))
+    text = "some results: " + "lorem ipsum dolor 12345 " * 5
+
+    def tool(n):
+        guard.ask(scope, n)
+        guard.begin(scope)
+        guard.end(scope, "search", guard.asked({"query": "x", "limit": n}), f"{text}{n}", failed=False)
+
+    series = Series(START)
+    print(f"loop guard, one turn with one tool: {per_call_us(tool):.1f} us")
+    print(
+        f"a minute of a series: {per_call_us(lambda n: series.add(5e6)):.1f} us (once a minute, on no call's path)"
+    )
+    burn = Burn()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for n in range(10_000):
+        burn.observe(f"customer={n}", START, 10**7)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(
+        f"memory: {(size - before) / 10_000:,.0f} bytes per series, {(size - before) / 1e6:.0f} MB for 10,000"
+    )
+    began = time.perf_counter()
+    for n in range(10_000):
+        burn.observe(f"customer={n}", START + 1, 10**7)
+    print(f"a minute of 10,000 series: {1_000 * (time.perf_counter() - began):.0f} ms")
+
+
+def delay():
+    import json
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from langchain.agents import create_agent
+    from langchain_core.tools import tool
+    from langchain_openai import ChatOpenAI
+
+    from maestro_core import Maestro
+    from maestro_core.testing import FakeProvider, Reply
+    from maestro_langchain import MaestroCallbackHandler
+
+    arrived, got = [], threading.Event()
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            arrived.append(
+                (time.perf_counter(), json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            )
+            got.set()
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    @tool
+    def search(query: str) -> str:
+        """Search."""
+        return "nothing found"
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    stuck = Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=50, delay_s=0.2)
+    for on_loop in ("alert", "halt"):
+        arrived.clear()
+        got.clear()
+        maestro = Maestro(ledger="memory:", alerts={"webhook": url, "log": False}, on_loop=on_loop)
+        with FakeProvider([*[stuck] * 12, "I give up."]) as provider:
+            model = ChatOpenAI(model="gpt-5-mini", base_url=provider.openai_url, api_key="x", max_retries=0)
+            agent = create_agent(model, [search], name="boss")
+            began = time.perf_counter()
+            try:
+                agent.invoke(
+                    {"messages": [("user", "hi")]},
+                    {"callbacks": [MaestroCallbackHandler(maestro)], "recursion_limit": 50},
+                )
+            except Exception as error:  # noqa: BLE001 - the halt is the point
+                print(f"  ended by {type(error).__name__}")
+            calls = len(provider.requests)
+        got.wait(10)
+        maestro.close()
+        print(
+            f"on_loop={on_loop}: webhook {arrived[0][0] - began:.2f} s after the first call (0.2 s per answer),"
+            f" {calls} calls, {len(arrived)} alert"
+        )
+    server.shutdown()
+    server.server_close()
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["costs"]:
+        costs()
+    elif arguments[:1] == ["delay"]:
+        delay()
+    else:
+        report(
+            [int(seed) for seed in (arguments or ["101,102"])[0].split(",")], int((arguments[1:] or [10])[0])
+        )
