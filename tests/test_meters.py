@@ -127,6 +127,22 @@ def test_others_write_while_a_meter_is_filled(path, open_, clock, monkeypatch, s
     assert other.check() == []
 
 
+def test_calls_between_the_declaration_and_the_filling_count_once(
+    path, open_, clock, monkeypatch, small_steps
+):
+    write_journal(path, 60, since_us=NOON - DAY_US, until_us=NOON, clock=clock)
+    ledger, other = open_(), open_()
+
+    def spend_first(*arguments):
+        spend(other, 5)
+        _filling.fill(*arguments)
+
+    monkeypatch.setattr("maestro_core.ledger.sqlite.fill", spend_first)
+    ledger.declare([CUSTOMER])
+    assert spent(ledger, CUSTOMER)["acme",] == 5
+    assert ledger.check() == []
+
+
 def test_a_process_that_dies_while_filling_is_relieved_by_the_next(
     path, open_, clock, monkeypatch, small_steps
 ):
