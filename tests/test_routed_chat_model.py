@@ -8,6 +8,9 @@ import pytest
 from langchain.agents import create_agent
 from langchain_anthropic import ChatAnthropic
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
@@ -429,12 +432,46 @@ async def test_of_many_calls_at_once_one_is_the_probe(routed, west, east):
 
 
 @pytest.mark.parametrize("mode", ["stream", "astream"])
-async def test_a_stream_that_breaks_before_its_first_token_goes_on_elsewhere(mode, routed, west, east):
-    west.reply = Reply(text="fine", cut_after=0)
-    model = routed()
-    answer = await run(model, mode)
-    assert answer.text == "fine"
+@pytest.mark.parametrize(
+    "status", [200, 503]
+)  # a lost connection; an error after the chunk that says who speaks
+async def test_a_stream_that_breaks_before_its_first_token_goes_on_elsewhere(
+    mode, status, routed, west, east
+):
+    west.reply, model = Reply(text="fine", status=status, cut_after=0), routed()
+    if mode == "stream":
+        chunks = await asyncio.to_thread(lambda: list(model.stream("Hello")))
+    else:
+        chunks = [chunk async for chunk in model.astream("Hello")]
+    assert "".join(chunk.text for chunk in chunks) == "fine"
+    assert len({chunk.id for chunk in chunks}) == 1  # nothing of the first was passed on
     assert (len(west.requests), len(east.requests)) == (1, 1)
+
+
+class Mute(BaseChatModel):
+    """A user's own model, whose streams begin without a word and break."""
+
+    @property
+    def _llm_type(self):
+        return "mute"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        raise ConnectionError
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield ChatGenerationChunk(message=AIMessageChunk(content=""))
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+async def test_what_says_nothing_yet_is_not_passed_on(mode, routed, west):
+    model = routed(Endpoint(Mute(), price={"input": "0", "output": "0"}), chat(west))
+    if mode == "stream":
+        chunks = await asyncio.to_thread(lambda: list(model.stream("Hello")))
+    else:
+        chunks = [chunk async for chunk in model.astream("Hello")]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert [each["failed"] for each in told(chunks[-1])["attempts"]] == ["connection"]
 
 
 LONG = Reply(text="one two three four five six seven eight nine ten", cut_after=6)
