@@ -10,6 +10,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
 from maestro_core import SLA, Cap, CapExceeded
+from maestro_core.learned import Outcome
 from maestro_core.testing import FakeProvider, Reply
 from maestro_langchain import MaestroMiddleware, RoutedChatModel
 
@@ -48,11 +49,10 @@ def research(make_maestro, fake_clock):
             model.invoke("Hello", config={"metadata": {"team": "warm-up"}})  # makes the router
             model._router.now_s = lambda: fake_clock.now_us() / 1e6
             maestro.learned.health.clear()
-            for key, facts in ((each.key, each) for each in model._router.facts.values()):
+            for facts in model._router.facts.values():
                 for _ in range(20):
-                    maestro.learned.health[key].latency.add(
-                        SECONDS[facts.name] * 1_000, model._router.now_s()
-                    )
+                    latency = Outcome(latency_ms=SECONDS[facts.name] * 1_000)
+                    maestro.learned.answered(facts.key, latency, model._router.now_s())
             for provider in providers.values():
                 provider.reset()
             middleware = [MaestroMiddleware(maestro)]
