@@ -290,7 +290,10 @@ class Runs:
         `found` is as in `reserve`. Tell `ask` of the call before it is reserved for.
         """
         parent, call = self._find(parent_id), reservation.call
-        self._open(call.key, parent, reservation, call, self._draw(call, parent, found))
+        opened = self._open(call.key, parent, reservation, call, self._draw(call, parent, found))
+        offer = self._maestro.doors.offered()
+        if offer is not None and offer.reservation.key == call.key:
+            opened.offer, offer.taken = offer, True
 
     def _draw(
         self, call: Call, parent: _Run | None, found: Callable[[], Span | None] | None = None

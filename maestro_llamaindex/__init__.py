@@ -5,5 +5,6 @@ from __future__ import annotations
 from .attachment import attach, detach
 from .callbacks import MaestroCallbackHandler
 from .installation import install
+from .llms import RoutedLLM
 
-__all__ = ["MaestroCallbackHandler", "attach", "detach", "install"]
+__all__ = ["MaestroCallbackHandler", "RoutedLLM", "attach", "detach", "install"]

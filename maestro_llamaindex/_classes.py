@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .gate import ExitBehavior, Gate
 
-__all__ = ["Governance", "govern", "governance_of", "governed_class", "ungovern"]
+__all__ = ["Governance", "govern", "governance_of", "governed_class", "silent", "ungovern"]
 
 _KEY = "_maestro_governance"
 _CLIENTS = ("_client", "_aclient", "_async_client")
@@ -87,6 +87,21 @@ def ungovern(component: Any) -> None:
     object.__setattr__(component, "__class__", found.plain)
     for name, value in found.fields.items():
         setattr(component, name, value)
+
+
+def silent(component: Any) -> tuple[Any, int]:
+    """Return a copy of an LLM without retries of its own, as a governed one is, and how often it would have retried.
+
+    Nothing governs the copy: whoever has it reserves.
+    """
+    found = governance_of(component)
+    twin = component.model_copy()
+    if found is not None:
+        ungovern(twin)
+    plain = type(twin)
+    retries, _ = _silenced(twin)
+    object.__setattr__(twin, "__class__", governed_class(plain))
+    return twin, retries
 
 
 def _silenced(component: Any) -> tuple[int, dict[str, Any]]:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from maestro_core.types import Attribution
 
-__all__ = ["has_usage", "to_call", "to_input", "to_reply", "to_usage", "was_cut"]
+__all__ = ["SLACK", "has_usage", "to_call", "to_input", "to_reply", "to_usage", "was_cut"]
 
 # What integrations leave on an answer's message for their users; no provider is sent it.
 _KEPT_AT_HOME = frozenset({"maestro", "stop_reason", "thinking_delta", "usage"})
 # What an integration may add to a request beyond the messages and tools: names, markers, an empty system block.
-_SLACK = " " * 256
+SLACK = " " * 256
 _USAGE_KEYS = ("usage", "usage_metadata", "usageMetadata", "x_groq")
 
 
@@ -53,7 +53,7 @@ def to_call(
     return Call(
         provider=provider_of(llm),
         model=name,
-        input=[_SLACK, {"cache_idx": getattr(llm, "cache_idx", None)}],
+        input=[SLACK, {"cache_idx": getattr(llm, "cache_idx", None)}],
         history=to_input(payload),
         max_output_tokens=own_limit(llm, kwargs, governed=governed),
         tools=[*sent, *(value for value in settings.values() if value and _is_data(value))],

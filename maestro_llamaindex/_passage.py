@@ -173,12 +173,12 @@ class Heard:
     reservation: Reservation
     last: bool = False
     cut: bool = False
-    _latest: Any = None
+    latest: Any = None
     _telling: Any = None  # the latest that says what was used
 
     def add(self, response: Any) -> Any:
         """Take note of an answer or a chunk; return it, marked if its output limit was fitted."""
-        self._latest = response
+        self.latest = response
         if has_usage(response):
             self._telling = response
         fitted = self.reservation.fitted_output_tokens
@@ -199,11 +199,11 @@ class Heard:
     @property
     def reply(self) -> dict[str, Any] | None:
         """The answer, as it will stand in the conversation."""
-        return to_reply(self._latest) if self._latest is not None else None
+        return to_reply(self.latest) if self.latest is not None else None
 
     @property
     def text(self) -> str:
         """What the model said."""
-        if isinstance(self._latest, ChatResponse):
-            return self._latest.message.content or ""
-        return self._latest.text if self._latest is not None else ""
+        if isinstance(self.latest, ChatResponse):
+            return self.latest.message.content or ""
+        return self.latest.text if self.latest is not None else ""

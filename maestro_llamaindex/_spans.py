@@ -126,8 +126,8 @@ class _Tree(BaseSpanHandler[Any]):
         except Exception:  # noqa: BLE001 - whatever it was, the agent goes on
             _log.exception("Maestro could not follow a LlamaIndex span; calls go on")
 
-    def span_exit(self, id_: str, *_: Any, **__: Any) -> None:
-        _left(id_, None)
+    def span_exit(self, id_: str, *_: Any, result: Any = None, **__: Any) -> None:
+        _left(id_, None, result)
 
     def span_drop(self, id_: str, *_: Any, err: BaseException | None = None, **__: Any) -> None:
         _left(id_, err)
@@ -209,7 +209,7 @@ def _entered(
         else:
             _enter(id_, parent_id)
         return
-    around = above.run_id if above else None
+    around, asked = above.run_id if above else None, None
     span = _spans[id_] = _Span(parent_id, flow, instance, id_, method)
     if isinstance(instance, BaseLLM | BaseEmbedding):
         # No run: of a stream, it would end before anything is sent.
@@ -221,12 +221,13 @@ def _entered(
         _name(flow, tags)
         around = _turn(flow, method, arguments.get("ev"))
         if method == "call_tool":
-            span.tool = str(arguments["ev"].tool_name)
+            span.tool, asked = str(arguments["ev"].tool_name), arguments["ev"].tool_kwargs
     elif isinstance(instance, BaseTool) and method in {"call", "acall", "__call__"}:
         name = str(instance.metadata.name)
         # The agent's step that calls it has told of it already, and so has `__call__` of `call`.
         span.tool = "" if above is not None and above.tool == name else name
-    _enter(id_, around, "tool" if span.tool else "chain", span.tool)
+        asked = {name: value for name, value in arguments.items() if name != "self"}
+    _enter(id_, around, "tool" if span.tool else "chain", span.tool, asked)
 
 
 def _texts(arguments: dict[str, Any]) -> Sequence[str]:
@@ -263,20 +264,25 @@ def _end_turn(flow: Flow, error: BaseException | None) -> None:
             maestro.runs.leave(flow.turn_id, error)
 
 
-def _enter(id_: str, parent_id: str | None, kind: RunKind = "chain", name: str = "") -> None:
+def _enter(
+    id_: str, parent_id: str | None, kind: RunKind = "chain", name: str = "", asked: object = None
+) -> None:
     for maestro in _watched():
         try:
-            maestro.runs.enter(id_, parent_id, kind=kind, name=name)
+            maestro.runs.enter(id_, parent_id, kind=kind, name=name, arguments=asked)
         except CapExceeded as error:
             _spans[id_].refusals[id(maestro)] = error
 
 
-def _left(id_: str, error: BaseException | None) -> None:
+def _left(id_: str, error: BaseException | None, result: Any = None) -> None:
     try:
         span = _spans.pop(id_, None)
         if span is not None and span.flow is not None and span.flow.span_id == id_:
             _end_turn(span.flow, error)
+        # An agent's step ends with an event that bears what the tool answered.
+        answer = getattr(result, "tool_output", result) if span is not None and span.tool else None
+        failed, said = bool(getattr(answer, "is_error", False)), getattr(answer, "content", answer)
         for maestro in _watched():
-            maestro.runs.leave(id_, error)
+            maestro.runs.leave(id_, error, result=said, failed=failed)
     except Exception:  # noqa: BLE001 - whatever it was, the agent goes on
         _log.exception("Maestro could not follow a LlamaIndex span; calls go on")

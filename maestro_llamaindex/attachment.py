@@ -14,6 +14,7 @@ from ._classes import govern, governance_of, governed_class, ungovern
 from ._members import members
 from ._tools import gate_tools, ungate_tools
 from .gate import ExitBehavior, Gate, Ticket
+from .llms import RoutedLLM
 
 if TYPE_CHECKING:
     from maestro_core import Maestro
@@ -59,6 +60,7 @@ def attach(agent_or_llm: _T, maestro: Maestro | None = None, *, exit_behavior: E
         )
     before = _ticket(agent_or_llm)
     ticket = Ticket(Gate(maestro), exit_behavior)
+    found = [one for one in found if not isinstance(one, RoutedLLM)]  # it is a door itself
     for one in found:
         governance = govern(one, ticket.gate, exit_behavior, governed_class)
         governance.tickets.add(ticket)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from ._passage import Heard, Passage
 
-__all__ = ["ExitBehavior", "Gate", "Ticket", "exit_here"]
+__all__ = ["Chance", "ExitBehavior", "Gate", "Ticket", "exit_here"]
 
 ExitBehavior = Literal["error", "end", "wrap_up"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Chance:
+class Chance:
     """A call, or what it may be instead: a last one."""
 
     passage: Passage
@@ -120,7 +120,7 @@ class Gate:
 
     # -- one request ----------------------------------------------------------------------------------------------
 
-    def _send(self, chance: _Chance) -> Any:
+    def _send(self, chance: Chance) -> Any:
         one = chance.passage
         for attempt in range(one.retries + 1):
             sending, heard = self._open(chance)
@@ -135,7 +135,7 @@ class Gate:
                 return self._received(one, sending, heard, heard.add(response))
         raise AssertionError  # the last attempt returns or raises
 
-    async def _asend(self, chance: _Chance) -> Any:
+    async def _asend(self, chance: Chance) -> Any:
         one = chance.passage
         for attempt in range(one.retries + 1):
             sending, heard = await self._aopen(chance)
@@ -150,7 +150,7 @@ class Gate:
                 return self._received(one, sending, heard, heard.add(response))
         raise AssertionError
 
-    def _stream(self, chance: _Chance) -> Generator[Any, None, None]:
+    def _stream(self, chance: Chance) -> Generator[Any, None, None]:
         one = chance.passage
         for attempt in range(one.retries + 1):
             sending, heard = self._open(chance)
@@ -166,7 +166,7 @@ class Gate:
                 self._received(one, sending, heard, None)
                 return
 
-    async def _astream(self, chance: _Chance) -> AsyncGenerator[Any, None]:
+    async def _astream(self, chance: Chance) -> AsyncGenerator[Any, None]:
         one = chance.passage
         for attempt in range(one.retries + 1):
             sending, heard = await self._aopen(chance)
@@ -182,13 +182,13 @@ class Gate:
                 self._received(one, sending, heard, None)
                 return
 
-    def _open(self, chance: _Chance) -> tuple[Sending, Heard]:
+    def _open(self, chance: Chance) -> tuple[Sending, Heard]:
         one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
         self.maestro.runs.ask(one.parent_id, call)
         held = doors.reserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
         return Sending(self.maestro, held, one.parent_id), one.hears(held, last=chance.last)
 
-    async def _aopen(self, chance: _Chance) -> tuple[Sending, Heard]:
+    async def _aopen(self, chance: Chance) -> tuple[Sending, Heard]:
         one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
         self.maestro.runs.ask(one.parent_id, call)
         held = await doors.areserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
@@ -205,13 +205,13 @@ class Gate:
 
     # -- leaving --------------------------------------------------------------------------------------------------
 
-    def _chances(self, passage: Passage, exit_behavior: ExitBehavior) -> Iterator[_Chance]:
+    def _chances(self, passage: Passage, exit_behavior: ExitBehavior) -> Iterator[Chance]:
         """Yield the call, and, once it was refused, what a last one may be."""
         wraps_up = exit_behavior == "wrap_up" and passage.by_agent and not passage.inner
-        yield _Chance(passage, keeps_last=wraps_up)
+        yield Chance(passage, keeps_last=wraps_up)
         if wraps_up and passage.run not in self._last_calls:
             for last in passage.last_ones():
-                yield _Chance(last, last=True)
+                yield Chance(last, last=True)
 
     def _leave(self, passage: Passage, exit_behavior: ExitBehavior, error: CapExceeded | None) -> Any:
         assert error is not None  # noqa: S101 - whoever comes here was refused
@@ -273,7 +273,7 @@ async def _asteps(one: Passage, sending: Sending) -> AsyncGenerator[Any, None]:
 
 
 def _pause_s(
-    chance: _Chance, sending: Sending, attempt: int, error: BaseException, usage: Usage | None = None
+    chance: Chance, sending: Sending, attempt: int, error: BaseException, usage: Usage | None = None
 ) -> float | None:
     """Close a failed attempt; return how long to wait before the next.
 
