@@ -260,6 +260,13 @@ def test_the_langchain_adapter_needs_langchain_core_alone():
     )
 
 
+def test_the_llamaindex_adapter_needs_llama_index_core_alone():
+    loaded = loaded_after("from maestro_llamaindex import MaestroCallbackHandler, RoutedLLM, attach, install")
+    assert "llama_index" in loaded
+    strange = {"langchain", "langchain_core", "langgraph", "openai", "anthropic", "rich", "typer"}
+    assert loaded & strange == set()
+
+
 def test_every_public_name_can_be_imported():
     for package in ("maestro_core", *RUNNING):
         module = import_module(package)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llama_index.core import Settings as LlamaIndex
 
 from maestro_core import Maestro
 
@@ -22,7 +23,10 @@ def blocks(language: str) -> list[str]:
 def test_the_python_blocks_run_in_order(provider, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", provider.openai_url)
+    monkeypatch.setenv("OPENAI_API_BASE", provider.openai_url)  # LlamaIndex's name for it
     monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr(LlamaIndex, "_llm", None)
+    monkeypatch.setattr(LlamaIndex, "_callback_manager", None)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.anthropic_url)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
     scope: dict[str, object] = {}
@@ -30,7 +34,7 @@ def test_the_python_blocks_run_in_order(provider, monkeypatch, tmp_path, capsys)
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), scope)  # noqa: S102 - that is the test
         made.append(scope["maestro"])
-    assert len(provider.requests) == 6
+    assert len(provider.requests) == 8
     assert "researcher" in capsys.readouterr().out
     assert scope["maestro"].report("model", since="all").total == provider.bill
     scope["client"].close()
