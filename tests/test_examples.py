@@ -86,3 +86,18 @@ def test_routing_by_difficulty_saves_what_it_promises(tmp_path):
     assert "below quality 0.9, or easy ones above it: 0" in done.stdout
     assert "agree to the nano-dollar" in done.stdout
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
+
+
+def test_the_llamaindex_example_reconciles(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/04_llamaindex.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},  # LlamaIndex warns of itself
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1  the agent was stopped: cap exceeded (spent): run=" in done.stdout
+    assert "4  gpt-4.1-nano was down; gpt-4.1-mini answered" in done.stdout
+    assert "agree to the nano-dollar" in done.stdout

@@ -1,0 +1,139 @@
+"""How LlamaIndex's calls settle: retries, failures, streams that are left, tools that swallow refusals."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
+
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.llms import ChatMessage
+from llama_index.embeddings.openai import OpenAIEmbedding
+from llama_index.llms.anthropic import Anthropic
+from llamas import assert_sound
+
+from maestro_core import Cap, CapExceeded
+from maestro_core.testing import Reply
+from maestro_llamaindex import attach, detach
+
+ASK = [ChatMessage("How do batteries age?")]
+
+
+@pytest.fixture
+def claude(provider):
+    return Anthropic(
+        model="claude-sonnet-4-5",
+        max_tokens=100,
+        max_retries=0,
+        base_url=provider.anthropic_url,
+        api_key="none",
+    )
+
+
+async def every_way(llm):
+    llm.chat(ASK)
+    await llm.achat(ASK)
+    list(llm.stream_chat(ASK))
+    [chunk async for chunk in await llm.astream_chat(ASK)]
+    llm.complete("q")
+    list(llm.stream_complete("q"))
+
+
+@pytest.mark.parametrize("maker", ["openai", "anthropic"])
+async def test_every_way_settles_at_the_bill(maker, provider, llama, claude, make_maestro):
+    maestro = make_maestro(caps=[Cap("1")])
+    await every_way(attach(llama() if maker == "openai" else claude, maestro))
+    assert_sound(maestro, provider)
+    records = [record for record in maestro.ledger.records() if record.kind == "settled"]
+    assert len(records) == len(provider.requests) == 6
+    assert all(record.estimated_nanos == 0 for record in records)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_the_clients_retries_are_held_for_one_by_one(streaming, provider, llama, make_maestro):
+    provider.reply = [Reply(status=500, retry_after=0), Reply(status=429, retry_after=0), Reply(text="fine")]
+    maestro = make_maestro(caps=[Cap("1")])
+    llm = attach(llama(max_retries=3), maestro)
+    if streaming:
+        assert "".join(chunk.delta for chunk in llm.stream_chat(ASK)) == "fine"
+    else:
+        assert (await llm.achat(ASK)).message.content == "fine"
+    assert len(provider.requests) == 3
+    assert_sound(maestro, provider)
+
+
+@pytest.mark.parametrize("how", ["sync", "async", "cancelled"])
+async def test_a_stream_that_is_left_is_charged(how, provider, llama, make_maestro):
+    provider.reply = Reply(output_tokens=90, chunks=30, chunk_delay_s=0.02)
+    maestro = make_maestro(caps=[Cap("1")])
+    llm = attach(llama(), maestro)
+    if how == "sync":
+        stream = llm.stream_chat(ASK)
+        next(stream)
+        stream.close()
+    elif how == "async":
+        chunks = await llm.astream_chat(ASK)
+        await anext(chunks)
+        await chunks.aclose()
+    else:
+
+        async def listen():
+            async for _ in await llm.astream_chat(ASK):
+                pass
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    provider.wait_idle()
+    assert maestro.ledger.holds() == []
+    (record,) = [record for record in maestro.ledger.records() if record.kind == "settled"]
+    assert record.cost_nanos >= provider.bill_nanos > 0
+    assert record.estimated_nanos > 0
+
+
+def test_a_stream_that_nobody_listens_to_holds_nothing(provider, llama, make_maestro):
+    maestro = make_maestro(caps=[Cap("1")])
+    stream = attach(llama(), maestro).stream_chat(ASK)
+    assert maestro.ledger.holds() == []
+    stream.close()
+    assert provider.requests == []
+    assert list(maestro.ledger.records()) == []
+
+
+async def test_a_tool_that_swallows_the_refusal_changes_nothing(provider, llama, make_maestro):
+    llm = llama()
+
+    async def work(question: str) -> str:
+        """Ask a model."""
+        try:
+            return str(await llm.achat([ChatMessage(question)]))
+        except Exception:  # noqa: BLE001 - the obstacle
+            return "It did not work."
+
+    provider.reply = lambda request: (
+        Reply(tool_calls=[("work", {"question": "x"})], output_tokens=30)
+        if request.tools
+        else Reply(text="fine", output_tokens=90)
+    )
+    maestro = make_maestro(caps=[Cap("0.0005", per="run")])
+    agent = attach(FunctionAgent(name="boss", tools=[work], llm=llm), maestro)
+    with pytest.raises(CapExceeded):
+        await agent.run(user_msg="Go", max_iterations=200)
+    assert_sound(maestro, provider, 500_000)
+
+
+def test_embeddings_are_themselves_again_after_detach(provider, make_maestro):
+    model = OpenAIEmbedding(model="text-embedding-3-small", api_base=provider.openai_url, api_key="none")
+    maestro = make_maestro()
+    attach(model, maestro)
+    model.get_text_embedding("one")
+    assert_sound(maestro, provider)
+    detach(model)
+    assert type(model) is OpenAIEmbedding
+    assert model.max_retries == 10
+    model.get_text_embedding("two")
+    assert len([record for record in maestro.ledger.records() if record.kind == "settled"]) == 1
