@@ -60,8 +60,10 @@ def attach(agent_or_llm: _T, maestro: Maestro | None = None, *, exit_behavior: E
         )
     before = _ticket(agent_or_llm)
     ticket = Ticket(Gate(maestro), exit_behavior)
-    found = [one for one in found if not isinstance(one, RoutedLLM)]  # it is a door itself
     for one in found:
+        if isinstance(one, RoutedLLM):  # it is a door itself
+            one.lend(ticket.gate)
+            continue
         governance = govern(one, ticket.gate, exit_behavior, governed_class)
         governance.tickets.add(ticket)
     ticket.members = found
@@ -94,6 +96,8 @@ def _ticket(thing: Any) -> Ticket | None:
 
 def _forget(ticket: Ticket | None, but: list[Any] = []) -> None:  # noqa: B006 - never mutated
     for one in ticket.members if ticket else ():
+        if ticket and isinstance(one, RoutedLLM):
+            one.give_back(ticket.gate)
         governance = governance_of(one)
         if governance is None:
             continue

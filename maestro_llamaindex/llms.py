@@ -76,6 +76,16 @@ class RoutedLLM(FunctionCallingLLM):
         self._served = {each.facts.name: each for each in serve(self.endpoints)}
         self._gate = Gate(self.maestro)
 
+    def lend(self, gate: Gate) -> None:
+        """Without a Maestro of its own, a routed model that is attached reports to the one of its agent."""
+        if self.maestro is None:
+            self._gate, self._exchange = gate, None
+
+    def give_back(self, gate: Gate) -> None:
+        """That agent is detached."""
+        if self._gate is gate:
+            self._gate, self._exchange = Gate(self.maestro), None
+
     @classmethod
     def class_name(cls) -> str:
         """Return what LlamaIndex calls the class."""
