@@ -35,7 +35,8 @@ class Guarded(Protocol):
 _outer: weakref.WeakSet[Guarded] = weakref.WeakSet()
 _middle: weakref.WeakSet[Guarded] = weakref.WeakSet()
 _inner: weakref.WeakSet[Guarded] = weakref.WeakSet()
-_children: list[weakref.WeakMethod[Callable[[], None]]] = []
+# Object and function of each bound method. A `weakref.WeakMethod` complains when the interpreter ends before it.
+_children: list[tuple[weakref.ref[object], Callable[[object], None]]] = []
 _taken: list[Guarded] = []
 _forking = threading.Lock()
 
@@ -61,7 +62,8 @@ def guard(something: Guarded) -> None:
 
 def tell_child(method: Callable[[], None]) -> None:
     """Call a bound method in every forked child, once its locks are free, for as long as its object lives."""
-    _children.append(weakref.WeakMethod(method, _children.remove))
+    _children[:] = [each for each in _children if each[0]() is not None]
+    _children.append((weakref.ref(method.__self__), method.__func__))  # type: ignore[attr-defined]
 
 
 def _before() -> None:
@@ -79,9 +81,9 @@ def _after() -> None:
 
 def _after_in_child() -> None:
     _after()
-    for each in tuple(_children):
-        if tell := each():
-            tell()
+    for found, tell in tuple(_children):
+        if (living := found()) is not None:
+            tell(living)
 
 
 if hasattr(os, "register_at_fork"):
