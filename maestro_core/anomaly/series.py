@@ -19,13 +19,13 @@ _WINDOWS = tuple(
     for minutes, multiple, deviations in zip(_MINUTES, (2.5, 1.6, 1.5), (5.3, 6.0, 8.0), strict=True)
 )
 _ABOVE = 1.3
-_CALLS = 1.5  # where next to nothing is usual, a spike is several calls
+_CALLS = 1.2  # where next to nothing is usual, a spike is several calls
 _DAYS = 21
 _LEAST_SHARE = 0.02  # of the mean: even where nothing is usual, something is not nothing
 # A leak counts from so much above the usual on, and is told at so many deviations of a day:
 # few, since a day's noise takes turns and a leak does not.
 _LEAK_FROM = 1.15
-_LEAK_DEVIATIONS = 1.5
+_LEAK_DEVIATIONS = 1.75
 _LEAK_GRAIN = 1.5
 # An incident is over when spend has stayed below this multiple of the usual for a while.
 _OVER = 1.3

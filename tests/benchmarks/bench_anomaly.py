@@ -2,10 +2,10 @@
 
 Four workloads for 28 days, of which 14 to learn; five kinds of runaway at random times of the rest. The same minutes are
 shown to Maestro's detector and to what users have today: burn rates against a monthly budget (Google SRE's windows, a
-budget of 1.3 times the mean), and the daily total against mean + 3 standard deviations. Seeds from 100 on were not
+budget of 1.3 times the mean), and the daily total against mean + 3 standard deviations. Seeds from 200 on were not
 used for tuning; those below were.
 
-Run: python tests/benchmarks/bench_anomaly.py [seeds, default 101,102] [trials of each kind, workload and seed, default 10]
+Run: python tests/benchmarks/bench_anomaly.py [seeds, default 201,202] [trials of each kind, workload and seed, default 10]
      python tests/benchmarks/bench_anomaly.py costs       what a tool call, a minute of a series and 10,000 series cost
      python tests/benchmarks/bench_anomaly.py delay       from a real runaway's first call to the webhook, over HTTP
 """
@@ -280,5 +280,5 @@ if __name__ == "__main__":
         delay()
     else:
         report(
-            [int(seed) for seed in (arguments or ["101,102"])[0].split(",")], int((arguments[1:] or [10])[0])
+            [int(seed) for seed in (arguments or ["201,202"])[0].split(",")], int((arguments[1:] or [10])[0])
         )
