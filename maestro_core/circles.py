@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from .maestro import Maestro
     from .types import Attribution, Call
 
-__all__ = ["Circles", "Use"]
+__all__ = ["UNSEEN", "Circles", "Use"]
+
+# Stands for what an adapter does not see of a tool; None may well be an answer.
+UNSEEN = object()
 
 _log = logging.getLogger("maestro")
 
@@ -64,8 +67,10 @@ class Circles:
         """The tool has answered, or failed."""
         if self._guard is None:
             return
-        if isinstance(error, CapExceeded):  # a refusal is told already
-            self._guard.skip(use.scope)
+        if isinstance(error, CapExceeded) or (error is None and result is UNSEEN):
+            self._guard.skip(
+                use.scope
+            )  # a refusal is told already; of what nobody saw nothing is to be learned
             return
         if error is not None:
             result, failed = f"{type(error).__qualname__}: {error}", True

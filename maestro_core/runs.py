@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .attribution import current
+from .circles import UNSEEN
 from .errors import CapExceeded, MaestroError
 from .forks import tell_child
 from .types import Attribution, Call
@@ -158,7 +159,7 @@ class Runs:
         run_id: Hashable,
         error: BaseException | None = None,
         *,
-        result: object = None,
+        result: object = UNSEEN,
         failed: bool = False,
     ) -> None:
         """A run has ended. With the outermost one, calls inside whose end was not reported are presumed spent.
@@ -168,7 +169,7 @@ class Runs:
         Args:
             run_id: The framework's.
             error: What ended it.
-            result: What a tool answered; only a hash of it is kept, to find loops.
+            result: What a tool answered, if that is seen; only a hash of it is kept, to find loops.
             failed: Whether a tool's answer reports an error.
         """
         run = self._runs.pop(run_id, None)
