@@ -251,7 +251,7 @@ def _metadata(llm: Any) -> LLMMetadata | None:
 
 def _arguments(call: ToolCallBlock) -> dict[str, Any]:
     if not isinstance(call.tool_kwargs, str):
-        return call.tool_kwargs
+        return dict(call.tool_kwargs)
     try:
         found = parse_partial_json(call.tool_kwargs)  # of a stream, it may be the beginning only
     except (ValueError, TypeError):
