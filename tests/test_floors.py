@@ -261,6 +261,7 @@ def test_the_langchain_adapter_needs_langchain_core_alone():
 
 
 def test_the_llamaindex_adapter_needs_llama_index_core_alone():
+    pytest.importorskip("llama_index.core", reason="LlamaIndex is not installed: pip install --group test")
     loaded = loaded_after("from maestro_llamaindex import MaestroCallbackHandler, RoutedLLM, attach, install")
     assert "llama_index" in loaded
     strange = {"langchain", "langchain_core", "langgraph", "openai", "anthropic", "rich", "typer"}
