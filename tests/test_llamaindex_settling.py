@@ -137,3 +137,19 @@ def test_embeddings_are_themselves_again_after_detach(provider, make_maestro):
     assert model.max_retries == 10
     model.get_text_embedding("two")
     assert len([record for record in maestro.ledger.records() if record.kind == "settled"]) == 1
+
+
+@pytest.mark.parametrize("way", ["chat", "stream_chat"])
+@pytest.mark.parametrize("built", [None, 9_000])
+@pytest.mark.parametrize("maker", ["openai", "anthropic"])
+def test_the_fitted_limit_is_on_the_wire(maker, built, way, provider, llama, claude, make_maestro):
+    provider.reply = Reply(output_tokens=16_000)
+    limit = 0.02 if maker == "anthropic" else 0.004
+    maestro = make_maestro(caps=[Cap(str(limit), per="run")])
+    llm = llama(max_tokens=built) if maker == "openai" else claude
+    if maker == "anthropic":
+        llm.max_tokens = built or 8_000
+    answer = getattr(attach(llm, maestro), way)(ASK)
+    last = list(answer)[-1] if way == "stream_chat" else answer
+    assert provider.requests[0].max_output_tokens == last.additional_kwargs["maestro"]["fitted_output_tokens"]
+    assert_sound(maestro, provider, int(limit * 1e9))
