@@ -51,14 +51,21 @@ _LEAST_ANSWER = 256
 _MODEL_NAMES = ("model", "model_name", "model_id")
 
 
+_known: dict[type, list[str]] = {}
+
+
 def packages(component: Any) -> list[str]:
     """Return the integration packages that a component's class and its bases come from, the nearest first."""
-    found = []
-    for cls in type(component).__mro__:
-        parts = cls.__module__.split(".")
-        if parts[0] == "llama_index" and len(parts) > 2 and parts[1] != "core":  # noqa: PLR2004 - llama_index.llms.x
-            found.append(parts[2])
-    return found
+    kind = type(component)
+    if kind not in _known:
+        homes = [cls.__module__.split(".") for cls in kind.__mro__]
+        # As in llama_index.llms.openai.
+        _known[kind] = [
+            home[2]
+            for home in homes
+            if home[0] == "llama_index" and len(home) > 2 and home[1] != "core"  # noqa: PLR2004
+        ]
+    return _known[kind]
 
 
 def provider_of(component: Any) -> str:
@@ -81,14 +88,20 @@ def base_url(component: Any) -> str:
     return place_of(next((url for name in _URLS if (url := getattr(component, name, None))), None))
 
 
+_legacy: dict[tuple[type, str], bool] = {}  # asking a model for its metadata takes longer than all else here
+
+
 def is_legacy_completion(llm: Any) -> bool:
     """Return whether it is an OpenAI model of the old completions API, whose limit LlamaIndex sets by itself."""
     if "openai" not in packages(llm) or _is_responses(llm):
         return False
-    try:
-        return not llm.metadata.is_chat_model
-    except ValueError:  # a model that LlamaIndex does not know; it will say so itself
-        return False
+    key = type(llm), model_name(llm)
+    if key not in _legacy:
+        try:
+            _legacy[key] = not llm.metadata.is_chat_model
+        except ValueError:  # a model that LlamaIndex does not know; it will say so itself
+            return False
+    return _legacy[key]
 
 
 def limit_kwargs(llm: Any, tokens: int) -> dict[str, Any] | None:
