@@ -152,11 +152,17 @@ _OPEN_S = 5.0
 _MOST_OPEN_S = 120.0
 # A probe that is never heard of again does not close an endpoint for good.
 _PROBE_S = 120.0
+# Who limits rates refuses at once. A probe after a pause that was not refused for so long was let in: the calls that
+# wait for it need not wait for its answer, which may take minutes.
+_LET_IN_S = 2.0
 
 
 @dataclass(slots=True)
 class Breaker:
-    """Whether an endpoint may be asked: closed (yes), open (no), half-open (one call, to see)."""
+    """Whether an endpoint may be asked: closed (yes), open (no), half-open (one call, to see).
+
+    A pause that the endpoint asked for ends half-open as well: else all who waited for its end would go at once.
+    """
 
     row: int = 0
     calls: float = 0.0
@@ -164,38 +170,43 @@ class Breaker:
     at_s: float = 0.0
     trips: int = 0
     open_until_s: float | None = None
-    paused_until_s: float = -math.inf
+    paused_until_s: float = -math.inf  # once that has passed, until a probe was let in: half-open
     probe_until_s: float = -math.inf
 
-    def limited(self, now_s: float) -> bool:
-        """Return whether all that keeps it closed is that the endpoint asked to be left alone for a while."""
-        return now_s < self.paused_until_s and self.open_until_s is None
+    @property
+    def limited(self) -> bool:
+        """Whether all that can keep calls away is that the endpoint asked to be left alone for a while."""
+        return self.open_until_s is None
 
     def says(self, now_s: float) -> str:
         """Return why the endpoint is not to be asked now; empty if it may be."""
         if now_s < self.paused_until_s:
             return f"breaker:rate limited {_span(self.paused_until_s - now_s)}"
-        if self.open_until_s is None:
-            return ""
-        if now_s < self.open_until_s:
+        if self.open_until_s is not None and now_s < self.open_until_s:
             return f"breaker:open {_span(self.open_until_s - now_s)}"
         return "breaker:probing" if now_s < self.probe_until_s else ""
 
     def opens_at_s(self, now_s: float) -> float:
-        """Return when it may be asked again, at the earliest; never, for credentials that were rejected."""
-        if self.open_until_s is None:
-            return max(now_s, self.paused_until_s)
-        probed = max(now_s, self.probe_until_s)
-        return max(self.open_until_s, self.paused_until_s, probed)
+        """Return when it may be asked again, at the earliest; never, for credentials that were rejected.
+
+        A probe under way may end at any moment, so it does not count.
+        """
+        return max(now_s, self.paused_until_s, -math.inf if self.open_until_s is None else self.open_until_s)
 
     def enter(self, now_s: float) -> bool | None:
         """Ask to send a call; return whether it is the probe that decides, or None if it may not be sent."""
         if self.says(now_s):
             return None
-        if self.open_until_s is None:
+        if self.open_until_s is not None:
+            self.probe_until_s = now_s + _PROBE_S
+            return True
+        if math.isinf(self.paused_until_s):
             return False
-        self.probe_until_s = now_s + _PROBE_S
-        return True
+        if math.isinf(self.probe_until_s):
+            self.probe_until_s = now_s + _LET_IN_S
+            return True
+        self._let_in(now_s)
+        return False
 
     def leave(self, *, probe: bool) -> None:
         """A call ended without saying anything about the endpoint."""
@@ -207,32 +218,43 @@ class Breaker:
         self._count(now_s, failed=False)
         self.row = 0
         if probe:
-            self.open_until_s, self.trips = None, 0
-            self.calls = self.failures = 0.0
-            self.leave(probe=True)
+            if self.open_until_s is not None:
+                self.open_until_s, self.trips = None, 0
+                self.calls = self.failures = 0.0
+            self._let_in(now_s)
 
     def failed(self, now_s: float, *, probe: bool, chance: Random, alone: bool = False) -> None:
-        """A call failed by the endpoint's fault; one that stands `alone` is asked again sooner, for want of another."""
+        """A call failed by the endpoint's fault; one that stands `alone` is asked again sooner, for want of another.
+
+        A probe after a pause is a call like any other then: one failure does not open what was only limited.
+        """
         self._count(now_s, failed=True)
         self.row += 1
+        decides = probe and self.open_until_s is not None
         if self.open_until_s is not None and not probe:
             return  # it was sent before the breaker opened
         often = self.calls >= _ENOUGH and self.failures >= _SHARE * self.calls
-        if probe or self.row >= _ROW or often:
+        if decides or self.row >= _ROW or often:
             span = min(_OPEN_S if alone else _MOST_OPEN_S, _OPEN_S * 2**self.trips)
             self.open_until_s = now_s + span * chance.uniform(0.8, 1.2)
             self.trips += 1
         self.leave(probe=probe)
 
-    def pause(self, until_s: float, *, probe: bool) -> None:
-        """The endpoint asked to be left alone until then; that is no failure."""
+    def pause(self, until_s: float) -> None:
+        """The endpoint asked to be left alone until then; that is no failure. It takes a new probe to see that it is over."""
         self.paused_until_s = max(self.paused_until_s, until_s)
-        self.leave(probe=probe)
+        self.probe_until_s = -math.inf
 
     def shut(self, until_s: float) -> None:
         """The endpoint cannot be of use until then; for rejected credentials that is until they change."""
         self.open_until_s = max(self.open_until_s or until_s, until_s)
         self.probe_until_s = -math.inf
+
+    def _let_in(self, now_s: float) -> None:
+        """A probe was not refused, so the pause is over; but for one that was asked for since."""
+        if now_s >= self.paused_until_s:
+            self.paused_until_s = -math.inf
+        self.leave(probe=True)
 
     def _count(self, now_s: float, *, failed: bool) -> None:
         keep = 2 ** (-max(0.0, now_s - self.at_s) / _SHARE_HALF_LIFE_S)

@@ -242,6 +242,8 @@ class Journey:
         ttft_ms = None if attempt.first_s is None else (attempt.first_s - attempt.began_s) * 1000
         if offer is not None and record is not None:  # else it never left: a framework's cache answered
             self._learn(attempt, usage, latency_ms, ttft_ms, now_s)
+        else:
+            self.left(attempt)
         said: dict[str, Any] = {
             **attempt.decision.to_dict(),
             "run": attempt.reservation.call.attribution.dimensions.get("run"),
@@ -340,9 +342,7 @@ class Journey:
                 if own is not None and own.failure.retries and self._rounds < self._most_rounds:
                     pauses[each.name] = max(rest_s, pause_s(own.failure, attempt=self._rounds))
                 elif (
-                    own is None
-                    and each.verdict.startswith("breaker:")
-                    and (breaker.limited(now_s) or self._failed)
+                    own is None and each.verdict.startswith("breaker:") and (breaker.limited or self._failed)
                 ):
                     pauses[each.name] = max(rest_s, _PROBED_S)
         pause = min(pauses.values(), default=self._patience_s + 1)

@@ -159,6 +159,6 @@ class Learned:
         if failure.breaker == "counts":
             health.breaker.failed(now_s, probe=probe, chance=self._chance, alone=alone)
         elif failure.retry_after_s is not None:
-            health.breaker.pause(now_s + failure.retry_after_s, probe=probe)
+            health.breaker.pause(now_s + failure.retry_after_s)
         else:
             health.breaker.shut(now_s + failure.open_s)

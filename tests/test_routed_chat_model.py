@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from itertools import chain, repeat
 
 import pytest
 from langchain.agents import create_agent
@@ -426,6 +428,95 @@ async def test_of_many_calls_at_once_one_is_the_probe(routed, west, east):
     await asyncio.gather(*(model.ainvoke("Hello") for _ in range(8)))
     assert len(west.requests) == 3 + 1
     assert_sound(model.maestro, west, east)
+
+
+class Hands:
+    """A clock that only the test moves: no pause ends, and no probe takes too long, before it does.
+
+    The router is made by the first call, which stands in the provider's books as request 1.
+    """
+
+    def __init__(self, model):
+        assert model.invoke("Hello").text == "fine"
+        self.now_s = 1_000.0
+        model._router.now_s = lambda: self.now_s
+        model.maestro.learned.health.clear()  # what was learned on the other clock
+
+    async def past(self, seconds, provider, requests):
+        """Let time pass, and return once so many requests have been made; whoever else would go has time to."""
+        self.now_s += seconds
+        async with asyncio.timeout(20):
+            while len(provider.requests) < requests:  # noqa: ASYNC110 - another thread fills the list
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+
+
+async def test_after_a_pause_one_call_sees_whether_a_lone_endpoint_still_refuses(routed, west):
+    model = routed(chat(west, max_retries=2))
+    hands = Hands(model)
+    west.reply = Reply(status=429, retry_after=0.2)
+    calls = [asyncio.create_task(model.ainvoke("Hello"))]
+    await hands.past(0, west, 2)
+    calls += [asyncio.create_task(model.ainvoke("Hello")) for _ in range(30)]
+    await hands.past(0.3, west, 3)
+    assert len(west.requests) == 3, "31 were waiting; one was refused again"
+    west.reply = FINE
+    await hands.past(0.3, west, 3 + 31)
+    assert [answer.text for answer in await asyncio.gather(*calls)] == ["fine"] * 31
+    assert len(west.requests) == 3 + 31
+    assert_sound(model.maestro, west)
+
+
+async def test_those_who_wait_go_when_the_probe_was_let_in_even_if_its_answer_takes_long(routed, west):
+    answer = threading.Event()
+
+    def slowly(request):
+        answer.wait(30)
+        return FINE
+
+    turns = chain([lambda _: Reply(status=429, retry_after=0.2), slowly], repeat(lambda _: FINE))
+    model = routed(chat(west, max_retries=1))
+    hands = Hands(model)
+    west.reply = lambda request: next(turns)(request)
+    calls = [asyncio.create_task(model.ainvoke("Hello"))]
+    await hands.past(0, west, 2)
+    calls += [asyncio.create_task(model.ainvoke("Hello")) for _ in range(5)]
+    await hands.past(0.3, west, 3)
+    assert len(west.requests) == 3
+    await hands.past(3.0, west, 3 + 5)
+    assert sum(call.done() for call in calls) == 5
+    answer.set()
+    assert [answer.text for answer in await asyncio.gather(*calls)] == ["fine"] * 6
+    assert_sound(model.maestro, west)
+
+
+async def test_nobody_waits_for_the_probe_while_another_endpoint_is_well(routed, west, east):
+    model = routed()
+    hands = Hands(model)
+    west.reply = Reply(status=429, retry_after=5)
+    await model.ainvoke("Hello")
+    answer = threading.Event()
+    west.reply = lambda request: FINE if answer.wait(30) else DOWN
+    hands.now_s += 6
+    calls = [asyncio.create_task(model.ainvoke("Hello")) for _ in range(20)]
+    done, (probe,) = await first(19, calls)
+    assert {told(call.result())["chosen"] for call in done} == {"claude-sonnet-5"}
+    assert len(west.requests) == 3
+    answer.set()
+    assert told(await probe)["chosen"] == "gpt-5-mini"
+    back = await asyncio.gather(*(model.ainvoke("Hello") for _ in range(5)))
+    assert {told(each)["chosen"] for each in back} == {"gpt-5-mini"}
+    assert_sound(model.maestro, west, east)
+
+
+async def first(many, calls):
+    """Wait until so many have ended; return these, and the others."""
+    done, rest = set(), set(calls)
+    async with asyncio.timeout(20):
+        while len(done) < many:
+            ended, rest = await asyncio.wait(rest, return_when=asyncio.FIRST_COMPLETED)
+            done |= ended
+    return done, rest
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------

@@ -342,11 +342,88 @@ def test_a_probe_that_is_given_up_makes_room_for_another():
 
 def test_retry_after_is_kept_to_the_second_and_is_no_failure():
     breaker = Breaker()
-    breaker.pause(12.0, probe=False)
+    breaker.pause(12.0)
     assert breaker.says(0) == "breaker:rate limited 12s"
     assert breaker.enter(11.99) is None
-    assert breaker.enter(12.0) is False
+    assert breaker.enter(12.0) is True
     assert (breaker.row, breaker.trips) == (0, 0)
+
+
+def test_after_a_pause_one_call_goes_first():
+    breaker = Breaker()
+    breaker.pause(12.0)
+    assert [breaker.enter(12.0) for _ in range(3)] == [True, None, None]
+    assert breaker.says(12.1) == "breaker:probing"
+    assert breaker.limited, "it is worth waiting for"
+    assert breaker.opens_at_s(12.1) == 12.1, "a probe may end at any moment"
+    breaker.succeeded(12.2, probe=True)
+    assert [breaker.enter(12.2) for _ in range(3)] == [False] * 3
+
+
+def test_a_probe_that_is_refused_pauses_it_anew():
+    breaker = Breaker()
+    for end_s in (12.0, 20.0, 30.0):
+        breaker.pause(end_s)
+        assert breaker.enter(end_s - 0.1) is None
+        assert breaker.enter(end_s) is True
+        assert breaker.enter(end_s) is None
+
+
+def test_a_probe_that_is_not_refused_at_once_was_let_in():
+    """Its answer may take minutes; those who wait for it need not."""
+    breaker = Breaker()
+    breaker.pause(12.0)
+    assert breaker.enter(12.0) is True
+    assert breaker.enter(13.9) is None
+    assert [breaker.enter(14.0) for _ in range(3)] == [False] * 3
+    breaker.succeeded(90.0, probe=True)
+    assert breaker.enter(90.0) is False
+
+
+def test_a_probe_after_a_pause_that_is_given_up_makes_room_for_another():
+    breaker = Breaker()
+    breaker.pause(12.0)
+    assert breaker.enter(12.0) is True
+    breaker.leave(probe=True)
+    assert [breaker.enter(50.0) for _ in range(2)] == [True, None]
+
+
+def test_a_probe_after_a_pause_that_fails_otherwise_is_one_failure():
+    breaker = Breaker()
+    breaker.pause(12.0)
+    for now_s in (12.0, 13.0):
+        assert breaker.enter(now_s) is True
+        breaker.failed(now_s, probe=True, chance=CHANCE)
+        assert breaker.limited
+    assert breaker.enter(14.0) is True
+    breaker.failed(14.0, probe=True, chance=CHANCE)
+    assert breaker.says(14.0).startswith("breaker:open"), "three in a row"
+
+
+def test_a_pause_that_was_asked_for_since_outlasts_the_answer_to_a_probe():
+    breaker = Breaker()
+    breaker.pause(12.0)
+    assert breaker.enter(12.0) is True
+    breaker.pause(15.0)  # a call from before was refused
+    breaker.succeeded(12.5, probe=True)
+    assert breaker.enter(14.9) is None
+    assert [breaker.enter(15.0) for _ in range(2)] == [True, None]
+
+
+def test_an_answer_to_a_call_from_before_does_not_end_a_pause():
+    breaker = Breaker()
+    breaker.pause(12.0)
+    breaker.succeeded(12.5, probe=False)
+    assert [breaker.enter(13.0) for _ in range(2)] == [True, None]
+
+
+def test_a_pause_of_an_open_breaker_needs_one_probe_for_both():
+    breaker = tripped()
+    breaker.pause(60.0)
+    assert not breaker.limited
+    assert [breaker.enter(60.0) for _ in range(2)] == [True, None]
+    breaker.succeeded(61.0, probe=True)
+    assert [breaker.enter(61.0) for _ in range(2)] == [False] * 2
 
 
 def test_rejected_credentials_keep_it_open_for_good():
