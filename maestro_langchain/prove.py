@@ -135,6 +135,10 @@ class _Model(BaseChatModel):
     def _llm_type(self) -> str:
         return "maestro-prove"
 
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"max_retries": 0}  # as the others say; else the handler holds for more than the middleware did
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:  # noqa: ARG002
         return {
             "ls_provider": "openai",
