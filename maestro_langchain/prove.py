@@ -137,7 +137,9 @@ class _Model(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"max_retries": 0}  # as the others say; else the handler holds for more than the middleware did
+        return {
+            "max_retries": 0
+        }  # as the others say; else the handler holds for more than the middleware did
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:  # noqa: ARG002
         return {
