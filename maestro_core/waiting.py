@@ -307,7 +307,8 @@ def turns(
                 line.join(waiter)
             if waiter is not None:
                 line.move(waiter, at)
-            in_vain = waiter is not None and held is not None and held <= line.in_vain(waiter)
+            # Nothing held: it is only not its turn yet.
+            in_vain = waiter is not None and held is not None and 0 < held <= line.in_vain(waiter)
             if in_vain or now_s() >= until_s:
                 outcome = desk.attempt(True, replace(ticket, waits=False))
                 ended = True
