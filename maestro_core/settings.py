@@ -6,11 +6,19 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -248,11 +256,13 @@ def _refuse_unknown_environment(cls: type[Settings]) -> None:
 
 
 def _explain(error: ValidationError, cls: type[Settings]) -> str:
-    """Return the first thing that is wrong, in one line that names the key and the fix."""
-    first = error.errors()[0]
+    """Return the first thing that is wrong, a key that is unknown before others, in one line that names the key and the fix."""
+    errors = error.errors()  # a misspelled key comes first: what is missing is often what was meant by it
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown setting {place!r}{_closest(place, cls.model_fields)}"
+        *tables, key = first["loc"]
+        return f"unknown setting {place!r}{_closest(str(key), _keys(cls, tables))}"
     if place.startswith("on_ledger_error"):
         return f"""setting on_ledger_error: {first["input"]!r} is neither "refuse" nor {{"allow_usd": "5"}}"""
     if first["type"] == "tuple_type":
@@ -263,6 +273,15 @@ def _explain(error: ValidationError, cls: type[Settings]) -> str:
     return f"setting {place}: {reason}" if place else reason
 
 
-def _closest(name: str, known: Any) -> str:
+def _keys(model: type[BaseModel], tables: list[str | int]) -> Iterable[str]:
+    """Return the keys of the table that is found in `model` by way of `tables`; numbers are places in a list."""
+    for table in tables:
+        if isinstance(table, str):
+            kind = model.model_fields[table].annotation
+            model = next(each for each in (*get_args(kind), kind) if hasattr(each, "model_fields"))
+    return model.model_fields
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"

@@ -96,6 +96,19 @@ def test_a_key_like_no_other_lists_what_there_is():
         Settings(xyzzy=1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"alerts": {"webhok": "x"}}, "'alerts.webhok'; did you mean 'webhook'"),
+        ({"alerts": {"routes": [{"wher": {}}]}}, "'alerts.routes.0.wher'; did you mean 'where'"),
+        ({"rules": [{"alow": ["x"]}]}, "'rules.0.alow'; did you mean 'allow'"),
+    ],
+)
+def test_an_unknown_key_of_a_table_names_the_closest_of_that_table(settings, said):
+    with pytest.raises(SettingsError, match=f"unknown setting {said}"):
+        Settings(**settings)
+
+
 @pytest.mark.parametrize("variable", ["MAESTRO_WAIT_S__X", "MAESTRO_CAPPS", "MAESTRO_"])
 def test_a_variable_that_names_no_setting_is_an_error(monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
