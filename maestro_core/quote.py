@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .prices.entries import PriceEntry
     from .types import Record
+    from .usage._usage import Plain
 
 __all__ = ["Quotes", "ceiling_tokens"]
 
@@ -92,9 +93,24 @@ class Quotes:
         )
         return once if call.attempts == 1 else _times(once, call.attempts)
 
-    def expected(self, call: Call, usage: Usage, at: datetime) -> int | None:
-        """Return what a call would come to with this usage, in nano-dollars, or None where no price is known."""
-        if self.plugins.hook.maestro_price.get_hookimpls():
+    def expected(self, call: Call, plain: Plain, at: datetime) -> int | None:
+        """Return what an ordinary text call would come to, in nano-dollars, or None where no price is known.
+
+        A decision asks this of every endpoint, so nothing is made that it does not read.
+
+        Args:
+            call: The call.
+            plain: What it is expected to use, as `Usage.plain`.
+            at: When (aware).
+        """
+        plugins = self.plugins.hook.maestro_price.get_hookimpls()
+        try:
+            if not plugins and (nanos := self._layers.plain_nanos(call, plain, at)) is not None:
+                return nanos
+        except PriceNotFound:
+            return None
+        usage = _plain_usage(plain)
+        if plugins:
             cost = self._by_plugin(call, usage)
             if cost is not None:
                 return cost.nanos
@@ -284,6 +300,17 @@ def _recorded_usage(record: Record) -> Usage:
         flags=facts.get("usage_flags", ()),
         **dict[str, Any](record.usage),
     )
+
+
+def _plain_usage(plain: Plain) -> Usage:
+    new, read, written, hour, output = plain
+    cached = {
+        "cache_read_tokens": read,
+        "cache_write_tokens": written + hour,
+        "cache_write_1h_tokens": hour,
+    }
+    known: dict[str, Any] = {kind: count for kind, count in cached.items() if count}
+    return Usage(input_tokens=new + read + written + hour, output_tokens=output, **known)
 
 
 def _times(cost: Cost, attempts: int) -> Cost:

@@ -20,7 +20,6 @@ from .prices.entries import endpoint_price
 from .routing import decide
 from .rules import broken
 from .types import SLA, Attribution, Call, Candidate
-from .usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .maestro import Maestro
     from .prices.entries import PriceEntry
     from .types import Decision
+    from .usage import Usage
 
 __all__ = ["EXPLORE_AFTER_S", "EXPLORE_ONE_IN", "Ask", "Measured", "Router"]
 
@@ -305,14 +305,15 @@ class Router:
 
     def _expected_nanos(self, call: Call, view: _View, tokens: int, warm: int, output: int) -> int | None:
         """Return what a call is expected to cost: what is warm at the cache's price, what is new as it would be written."""
-        counts: dict[str, Any] = {"input_tokens": tokens, "output_tokens": output * call.n}
-        if warm:
-            counts["cache_read_tokens"] = warm
+        new, five_minutes, hour = tokens - warm, 0, 0
         if "claude" in call.model:
             written = asked_writes(self.call(call.endpoint, view.ask, ""))
-            if written != "none":
-                counts["cache_write_1h_tokens" if written == "1h" else "cache_write_tokens"] = tokens - warm
-        return self.maestro.admission.quotes.expected(call, Usage(**counts), view.at)
+            if written == "1h":
+                new, hour = 0, new
+            elif written != "none":
+                new, five_minutes = 0, new
+        plain = (new, warm, five_minutes, hour, output * call.n)
+        return self.maestro.admission.quotes.expected(call, plain, view.at)
 
     def _explored(self, decision: Decision, view: _View) -> str:
         """Return the cheaper endpoint that shall be asked although it missed the SLA lately, or nothing."""

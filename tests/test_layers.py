@@ -7,13 +7,15 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from maestro_core import Cap, MaestroError, PriceNotFound, Usage
 from maestro_core.errors import SettingsError
+from maestro_core.plugins import load
 from maestro_core.prices.caching import asked_writes
+from maestro_core.prices.entries import endpoint_price
 from maestro_core.prices.layers import Layers, Spent, Worst
 from maestro_core.quote import Quotes
 from maestro_core.settings import Settings
@@ -551,3 +553,51 @@ class Marked:
 def test_marks_of_any_shape_are_seen(provider, model, input_, tools, expected):
     call = Call(provider=provider, model=model, input=input_, tools=tools)
     assert asked_writes(call) == expected
+
+
+# -- what a decision asks ---------------------------------------------------------------------------------------------
+
+TOKENS = st.one_of(st.just(0), st.integers(0, 1_000), st.integers(50_000, 400_000))
+WAYS_TO_PRICE = {
+    "the book": {},
+    "what was declared": {"declared": {"input": "0.15", "output": "0.615"}},
+    "rates of one's own": {"prices": [{"model": "gpt-*", "input": "0.333", "output": "7.7"}]},
+    "a discount": {"prices": [{"provider": "openai", "discount": "0.37"}]},
+    "an assumption": {"prices": [{"model": "*", "input": 1, "output": 2}]},
+}
+# Three whose rates depend on the prompt's length, one with rates below a nano-dollar, one without a cache's, two unknown.
+ASKED = [
+    "openai:gpt-5.4", "google:gemini-2.5-pro", "anthropic:claude-sonnet-4-5", "avian:deepseek/deepseek-v4-pro", "openai:gpt-4",
+    "openai:nobody-knows", "nobody:at-all",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS_TO_PRICE)
+@settings(max_examples=150, deadline=None)
+@given(
+    model=st.sampled_from(ASKED),
+    counts=st.tuples(TOKENS, TOKENS, TOKENS, TOKENS, TOKENS),
+    tier=st.sampled_from([None, "default", "priority", "scale"]),
+    hours=st.integers(0, 24 * 500),
+)
+@example(model="avian:deepseek/deepseek-v4-pro", counts=(0, 1, 0, 0, 0), tier=None, hours=0)
+def test_what_a_decision_expects_is_what_the_same_usage_costs(way, model, counts, tier, hours):
+    entries = Settings(prices=WAYS_TO_PRICE[way].get("prices", ())).prices
+    provider, _, name = model.partition(":")
+    declared = WAYS_TO_PRICE[way].get("declared")
+    own = endpoint_price(declared) if declared else None
+    at, (new, read, written, hour, output) = AT - timedelta(hours=hours), counts
+    usage = Usage(
+        input_tokens=new + read + written + hour,
+        cache_read_tokens=read,
+        cache_write_tokens=written + hour,
+        cache_write_1h_tokens=hour,
+        output_tokens=output,
+    )
+    try:
+        spent = Spent(provider=provider, model=name, usage=usage, at=at, tier=tier, declared=own)
+        costs = Layers(entries).price(spent).cost.nanos
+    except PriceNotFound:
+        costs = None
+    call = Call(provider=provider, model=name, tier=tier, price=own)
+    assert Quotes(load(), entries).expected(call, counts, at) == costs

@@ -19,14 +19,16 @@ from maestro_core.types import Cost, CostLine
 
 from .bound import worst_case, worst_case_at
 from .occasions import Layer, Priced, Spent, Worst
-from .pricing import price, price_at, to_nanos
+from .pricing import plain_nanos, price, price_at, to_nanos
 from .sheet import sheet
 from .tiers import parse_tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
+    from datetime import date, datetime
     from decimal import Decimal
+
+    from maestro_core.types import Call
 
     from .entries import PriceEntry
     from .sheet import Rates
@@ -83,6 +85,21 @@ class Layers:
         if entry := self._find(self._assumed, spent, day):
             return self._by_rates(entry, spent, "assumed", sheet_nanos)
         raise _with_url(missing or _unknown(spent), spent.base_url)
+
+    def plain_nanos(self, call: Call, plain: Sequence[int], at: datetime) -> int | None:
+        """Return what an ordinary text call costs where the price book alone decides; None where `price` has to be asked.
+
+        Args:
+            call: The call.
+            plain: What it used, as `Usage.plain`.
+            at: When (aware).
+
+        Raises:
+            PriceNotFound: If the book has no price.
+        """
+        if self._any or call.price is not None:
+            return None
+        return plain_nanos(plain, sheet(call.provider, call.model, call.tier).at(at.timestamp()))
 
     def bound(self, worst: Worst) -> Cost:
         """Return the most that a call can cost; rounded up.

@@ -13,7 +13,7 @@ from .sheet import PLAIN, ancestors, sheet
 from .tiers import check_region
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from maestro_core.types import Cost, CostLine
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .sheet import Band, Picos, Rates
 
-__all__ = ["price", "price_at", "timestamp", "to_nanos"]
+__all__ = ["plain_nanos", "price", "price_at", "timestamp", "to_nanos"]
 
 # Lines read like a bill: input, cache, output, then everything else.
 _ORDER = {kind.removesuffix("_tokens"): place for place, kind in enumerate(PLAIN)}
@@ -68,6 +68,25 @@ def price(
 def price_at(usage: Usage, rates: Rates, rates_of: Callable[[str], Rates]) -> Cost:
     """Return the price of usage at known rates; `rates_of` gives those of the other models that its lines name."""
     return _price_plain(usage, rates) or _price_by_kind(usage, rates, rates_of)
+
+
+def plain_nanos(plain: Sequence[int], rates: Rates) -> int | None:
+    """Return in nano-dollars what `price_at` says of an ordinary text call, without its lines; None for any other.
+
+    Args:
+        plain: As `Usage.plain`.
+        rates: Known rates.
+    """
+    band = rates.band(plain[0] + plain[1] + plain[2] + plain[3])
+    if band.plain is None:
+        return None
+    total: Picos = 0
+    for count, rate in zip(plain, band.plain, strict=True):
+        if count:
+            if rate is None:
+                return None
+            total += count * rate[1]
+    return to_nanos(total)
 
 
 def _price_plain(usage: Usage, rates: Rates) -> Cost | None:
