@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .callbacks import MaestroCallbackHandler
-from .chat_models import RoutedChatModel
-from .embeddings import governed
-from .installation import install
+try:
+    from .callbacks import MaestroCallbackHandler
+    from .chat_models import RoutedChatModel
+    from .embeddings import governed
+    from .installation import install
+except ModuleNotFoundError as error:
+    if not str(error.name).startswith("langchain_core"):
+        raise
+    raise ImportError(
+        f'maestro_langchain needs {error.name}: pip install "maestro-finops[langchain]"'
+    ) from error
 
 if TYPE_CHECKING:
     from .middleware import MaestroMiddleware

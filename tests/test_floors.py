@@ -254,6 +254,8 @@ def test_importing_the_core_is_light(code):
 def test_the_langchain_adapter_needs_langchain_core_alone():
     loaded = loaded_after("from maestro_langchain import MaestroCallbackHandler")
     assert "langchain_core" in loaded
+    # What LangChain itself loads depends on what else is installed.
+    loaded -= loaded_after("import langchain_core.tracers.context")
     assert (
         loaded & {"llama_index", "langchain", "langchain_openai", "langchain_anthropic", "rich", "typer"}
         == set()
@@ -266,6 +268,18 @@ def test_the_llamaindex_adapter_needs_llama_index_core_alone():
     assert "llama_index" in loaded
     strange = {"langchain", "langchain_core", "langgraph", "openai", "anthropic", "rich", "typer"}
     assert loaded & strange == set()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "framework"),
+    [("maestro_langchain", "langchain_core"), ("maestro_llamaindex", "llama_index")],
+)
+def test_an_adapter_without_its_framework_names_the_extra(adapter, framework):
+    extra = adapter.removeprefix("maestro_")
+    code = f"import sys; sys.modules[{framework!r}] = None; import {adapter}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f': pip install "maestro-finops[{extra}]"')
 
 
 def test_every_public_name_can_be_imported():

@@ -37,7 +37,9 @@ class Server(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), name="fake-provider")
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_POLL_S,), name="fake-provider", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
