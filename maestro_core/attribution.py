@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from contextvars import ContextVar
 from urllib.parse import unquote
 
+from .blocks import Block
 from .errors import SettingsError
 from .types import check_dimension
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from types import TracebackType
 
 __all__ = ["attribution", "cleaned", "clip", "current", "environment_defaults"]
 
@@ -29,7 +26,7 @@ _RESOURCE = {"service.name": "service", "deployment.environment.name": "environm
 _current: ContextVar[Mapping[str, str]] = ContextVar("maestro_attribution", default={})  # noqa: B039 - never mutated
 
 
-class attribution:  # noqa: N801 - read as a verb: `with attribution(team="growth"):`
+class attribution(Block[Mapping[str, str]]):  # noqa: N801 - read as a verb: `with attribution(team="growth"):`
     """Say who pays for the calls made inside the `with` block; any keyword is a dimension.
 
     Blocks nest and merge, the inner one wins. The context follows asyncio tasks, `asyncio.to_thread` and the
@@ -43,46 +40,23 @@ class attribution:  # noqa: N801 - read as a verb: `with attribution(team="growt
         ValueError: For a reserved name (`provider`, `model`), a bad value, or too many dimensions.
     """
 
-    __slots__ = ("_dimensions", "_tokens")
+    __slots__ = ("_dimensions",)
 
     def __init__(self, **dimensions: str | int | None) -> None:
+        super().__init__(_current)
         self._dimensions = {
             _check_name(name): _check_value(name, value)
             for name, value in dimensions.items()
             if value is not None
         }
-        self._tokens: list[Token[Mapping[str, str]]] = []
 
-    def __enter__(self) -> Self:
-        merged = {**_current.get(), **self._dimensions}
+    def _inside(self, around: Mapping[str, str]) -> Mapping[str, str]:
+        merged = {**around, **self._dimensions}
         if len(merged) > MOST_DIMENSIONS:
             raise ValueError(
                 f"{len(merged)} dimensions ({', '.join(sorted(merged))}); at most {MOST_DIMENSIONS} are kept"
             )
-        self._tokens.append(_current.set(merged))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Tasks and threads may share one object, so the newest token need not be this context's. Where none is, the
-        # block was left in another context than it was entered in, as async generators may do; that other context
-        # never had the value, so there is nothing to take back.
-        for token in reversed(self._tokens):
-            try:
-                _current.reset(token)
-            except ValueError:
-                continue
-            self._tokens.remove(token)
-            return
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
+        return merged
 
 
 def current() -> Mapping[str, str]:

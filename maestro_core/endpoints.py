@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from .blocks import Block
 from .types import SLA
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
     from decimal import Decimal
-    from types import TracebackType
 
 __all__ = ["Endpoint", "Facts", "asked", "named", "sla"]
 
@@ -120,7 +120,7 @@ def named(endpoints: Sequence[Endpoint], models: Sequence[str]) -> list[str]:
     return names
 
 
-class sla:  # noqa: N801 - read as a verb: `with sla(quality_min=0.9):`
+class sla(Block[SLA | None]):  # noqa: N801 - read as a verb: `with sla(quality_min=0.9):`
     """Ask more, or other, of the endpoints for the routed calls made inside the `with` block.
 
     Blocks nest and merge, the inner one wins; what a block leaves out stays as the router has it. The context follows
@@ -136,7 +136,7 @@ class sla:  # noqa: N801 - read as a verb: `with sla(quality_min=0.9):`
         ValueError: For a number out of its range.
     """
 
-    __slots__ = ("_asked", "_tokens")
+    __slots__ = ("_asked",)
 
     def __init__(
         self,
@@ -146,38 +146,16 @@ class sla:  # noqa: N801 - read as a verb: `with sla(quality_min=0.9):`
         quality_min: float | None = None,
         error_rate_max: float | None = None,
     ) -> None:
+        super().__init__(_asked)
         self._asked = SLA(
             latency_ms_p95=latency_ms_p95,
             ttft_ms_p95=ttft_ms_p95,
             quality_min=quality_min,
             error_rate_max=error_rate_max,
         )
-        self._tokens: list[Token[SLA | None]] = []
 
-    def __enter__(self) -> Self:
-        around = _asked.get()
-        self._tokens.append(_asked.set(self._asked.over(around) if around else self._asked))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # As `attribution` does: one object may be shared by tasks, and a token belongs to one context.
-        for token in reversed(self._tokens):
-            try:
-                _asked.reset(token)
-            except ValueError:
-                continue
-            self._tokens.remove(token)
-            return
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
+    def _inside(self, around: SLA | None) -> SLA | None:
+        return self._asked.over(around) if around else self._asked
 
 
 def asked(own: SLA, call: SLA | None = None) -> SLA:
