@@ -39,6 +39,7 @@ class Telemetry:
         self._lock = fork_safe_lock(outer=True)
         self._delivery = export.Delivery()
         self._own_tracers: TracerProvider | None = None
+        self._own_tracer: Tracer | None = None
         self._own_meters: MeterProvider | None = None
         self._latest: tuple[object, Tracer] | None = None  # making a tracer costs as much as a span
         self._wants_spans, self._wants_metrics = export.wanted("traces"), export.wanted("metrics")
@@ -115,7 +116,8 @@ class Telemetry:
                 return None
             if self._own_tracers is None:
                 self._own_tracers = export.trace_provider(self._delivery)
-            return self._own_tracers.get_tracer("maestro")
+                self._own_tracer = self._own_tracers.get_tracer("maestro")
+            return self._own_tracer
 
     def _meters(self) -> MeterProvider | None:
         if not self._wants_metrics:

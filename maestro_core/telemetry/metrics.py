@@ -222,7 +222,9 @@ class Metrics:
         to = self._instruments()
         if to is not None:
             team = call.attribution.value("team")
-            to.refusals.add((*_reason(error), (names.CAP, str(error.cap)), (names.TEAM, team)), 1)
+            to.refusals.add(
+                ((names.REASON, error.reason), (names.CAP, str(error.cap)), (names.TEAM, team)), 1
+            )
 
     @harmless
     def operated(
@@ -287,7 +289,3 @@ def _routed(to: _Instruments, record: Record) -> None:
 def _model(record: Record) -> Labels:
     provider = names.PROVIDER_NAMES.get(record.provider, record.provider)
     return (names.PROVIDER, provider), (names.REQUEST_MODEL, record.model)
-
-
-def _reason(error: CapExceeded) -> Labels:
-    return ((names.REASON, error.reason),)

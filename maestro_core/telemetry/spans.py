@@ -73,15 +73,6 @@ class Drawing:
             self._own.add_event(names.REFUSAL_EVENT, facts)
 
     @harmless
-    def note(self, facts: Mapping[str, AttributeValue], event: str = "") -> None:
-        """Add attributes, and an event that carries them."""
-        self._attributes |= facts
-        if self._own is not None:
-            self._own.set_attributes(facts)
-            if event:
-                self._own.add_event(event, facts)
-
-    @harmless
     def end(
         self,
         record: Record | None = None,
