@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-import maestro_langchain
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware
@@ -158,7 +157,3 @@ def test_other_spellings_of_cost(spans, openai, make_maestro, provider):
     (span,) = by_kind(spans, MODEL)
     assert round(span.attributes["llm.cost.total"] * 1e9) == provider.bill_nanos
     assert span.attributes["mlflow.llm.cost"].startswith('{"total_cost": ')
-
-
-def test_install_is_public():
-    assert maestro_langchain.install
