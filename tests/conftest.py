@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+from langchain.agents import create_agent
 from langchain_anthropic import ChatAnthropic
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
 from maestro_core import Maestro
@@ -34,6 +36,30 @@ def openai(provider):
         return ChatOpenAI(base_url=provider.openai_url, api_key="none", **kwargs)
 
     return make
+
+
+@pytest.fixture
+def make_researcher(provider, openai):
+    """Make an agent that calls its model twice, with a search between; 2,200 tokens in, 140 out."""
+
+    @tool
+    def search(query: str) -> str:
+        """Search."""
+        return "found"
+
+    def reply(request):
+        if request.tools and not request.tool_results:
+            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
+        return Reply(text="done", input_tokens=1_200, output_tokens=60, cache_read_tokens=1_000)
+
+    provider.reply = reply
+    return lambda **more: create_agent(openai(), [search], name="researcher", **more)
+
+
+@pytest.fixture
+def researcher(make_researcher):
+    """Such an agent."""
+    return make_researcher()
 
 
 @pytest.fixture

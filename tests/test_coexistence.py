@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.tools import tool
 from openinference.instrumentation.langchain import LangChainInstrumentor
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -17,7 +15,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from maestro_core import Cap, CapExceeded, attribution
-from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware
 from maestro_langchain.installation import lent
 
@@ -38,22 +35,6 @@ def spans(monkeypatch):
     provider.shutdown()
 
 
-@pytest.fixture
-def make_agent(provider, openai):
-    @tool
-    def search(query: str) -> str:
-        """Search."""
-        return "found"
-
-    def reply(request):
-        if request.tools and not request.tool_results:
-            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
-        return Reply(text="done", input_tokens=1_200, output_tokens=60)
-
-    provider.reply = reply
-    return lambda **more: create_agent(openai(), [search], name="researcher", **more)
-
-
 def by_kind(spans, kind):
     return [s for s in spans.get_finished_spans() if s.attributes.get("openinference.span.kind") == kind]
 
@@ -72,11 +53,11 @@ ASKED = {"messages": [("user", "go")]}
 @pytest.mark.parametrize("how", ["handler", "middleware", "installed", "model"])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_every_model_span_carries_its_cost(
-    spans, make_agent, openai, provider, make_maestro, how, asynchronous
+    spans, make_researcher, openai, provider, make_maestro, how, asynchronous
 ):
     maestro = make_maestro()
     config = {"callbacks": [MaestroCallbackHandler(maestro)]} if how in ("handler", "model") else {}
-    agent = make_agent(middleware=[MaestroMiddleware(maestro)] if how == "middleware" else [])
+    agent = make_researcher(middleware=[MaestroMiddleware(maestro)] if how == "middleware" else [])
     subject, given = (openai(), "go") if how == "model" else (agent, ASKED)
 
     def run():
@@ -97,18 +78,20 @@ def test_every_model_span_carries_its_cost(
         assert span.attributes["maestro.team"] == "growth"
 
 
-def test_no_other_span_carries_a_cost_that_would_double_the_sum(spans, make_agent, provider, make_maestro):
+def test_no_other_span_carries_a_cost_that_would_double_the_sum(
+    spans, make_researcher, provider, make_maestro
+):
     maestro = make_maestro()
-    make_agent().invoke(ASKED, config={"callbacks": [MaestroCallbackHandler(maestro)]})
+    make_researcher().invoke(ASKED, config={"callbacks": [MaestroCallbackHandler(maestro)]})
     with_cost = [s for s in spans.get_finished_spans() if "gen_ai.usage.cost" in s.attributes]
     assert {s.attributes["openinference.span.kind"] for s in with_cost} == {MODEL}
     (agent,) = [s for s in spans.get_finished_spans() if s.name == "researcher"]
     assert round(agent.attributes["maestro.run.cost.usd"] * 1e9) == provider.bill_nanos
 
 
-def test_ten_agents_at_once_are_ten_traces(spans, make_agent, provider, make_maestro):
+def test_ten_agents_at_once_are_ten_traces(spans, make_researcher, provider, make_maestro):
     maestro = make_maestro()
-    agent = make_agent()
+    agent = make_researcher()
 
     async def crowd():
         config = {"callbacks": [MaestroCallbackHandler(maestro)]}
@@ -125,10 +108,10 @@ def test_streams_are_annotated(spans, openai, provider, make_maestro):
     assert sum(costs(spans)) == provider.bill_nanos > 0
 
 
-def test_a_refused_call_is_told_on_the_agents_span(spans, make_agent, make_maestro):
+def test_a_refused_call_is_told_on_the_agents_span(spans, make_researcher, make_maestro):
     maestro = make_maestro(caps=[Cap("0.000001")])
     with pytest.raises(CapExceeded):
-        make_agent().invoke(ASKED, config={"callbacks": [MaestroCallbackHandler(maestro)]})
+        make_researcher().invoke(ASKED, config={"callbacks": [MaestroCallbackHandler(maestro)]})
     (agent,) = [s for s in spans.get_finished_spans() if s.name == "researcher"]
     assert agent.attributes["maestro.refused"] == "ceiling"
 

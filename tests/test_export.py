@@ -7,37 +7,21 @@ import os
 import threading
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.tools import tool
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from receiver import GrpcReceiver, HttpReceiver, value
 
 from maestro_core import Cap, attribution
 from maestro_core.telemetry import export
-from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler
 
 
 @pytest.fixture
-def ask(provider, openai):
+def ask(researcher):
     """Run an agent that calls its model twice and its tool once."""
-
-    @tool
-    def search(query: str) -> str:
-        """Search."""
-        return "found"
-
-    def reply(request):
-        if request.tools and not request.tool_results:
-            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
-        return Reply(text="done", input_tokens=1_200, output_tokens=60)
-
-    provider.reply = reply
-    agent = create_agent(openai(), [search], name="researcher")
 
     def run(maestro):
         with attribution(team="growth"):
-            agent.invoke(
+            researcher.invoke(
                 {"messages": [("user", "go")]}, config={"callbacks": [MaestroCallbackHandler(maestro)]}
             )
 

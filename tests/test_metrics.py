@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.tools import tool
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.sdk.metrics import MeterProvider
@@ -54,31 +52,15 @@ def read(monkeypatch):
     provider.shutdown()
 
 
-@pytest.fixture
-def agent(provider, openai):
-    @tool
-    def search(query: str) -> str:
-        """Search."""
-        return "found"
-
-    def reply(request):
-        if request.tools and not request.tool_results:
-            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
-        return Reply(text="done", input_tokens=1_200, output_tokens=60)
-
-    provider.reply = reply
-    return create_agent(openai(), [search], name="researcher")
-
-
 def ask(agent, maestro, team="growth"):
     with attribution(team=team, feature="search", customer="acme"):
         agent.invoke({"messages": [("user", "go")]}, config={"callbacks": [MaestroCallbackHandler(maestro)]})
 
 
-def test_the_cost_counters_are_the_bill(read, agent, provider, make_maestro):
+def test_the_cost_counters_are_the_bill(read, researcher, provider, make_maestro):
     maestro = make_maestro()
-    ask(agent, maestro)
-    ask(agent, maestro, team="sales")
+    ask(researcher, maestro)
+    ask(researcher, maestro, team="sales")
     for name in ("maestro.cost.usd", "maestro.cost.agent.usd"):
         assert to_usd(round(read.total(name) * 1e9)) == provider.bill == maestro.report(since="all").total
     assert {labels["maestro.team"] for labels, _ in read["maestro.cost.usd"]} == {"growth", "sales"}
@@ -88,8 +70,8 @@ def test_the_cost_counters_are_the_bill(read, agent, provider, make_maestro):
     assert {labels["gen_ai.agent.name"] for labels, _ in read["maestro.cost.agent.usd"]} == {"researcher"}
 
 
-def test_no_metric_names_a_customer_or_a_run(read, agent, make_maestro):
-    ask(agent, make_maestro(caps=[Cap("1", per="run")]))
+def test_no_metric_names_a_customer_or_a_run(read, researcher, make_maestro):
+    ask(researcher, make_maestro(caps=[Cap("1", per="run")]))
     for name in (
         "maestro.cost.usd",
         "maestro.cost.agent.usd",
@@ -102,21 +84,23 @@ def test_no_metric_names_a_customer_or_a_run(read, agent, make_maestro):
             assert "acme" not in str(labels)
 
 
-def test_money_is_right_when_one_trace_in_ten_is_sampled(read, agent, provider, make_maestro, monkeypatch):
+def test_money_is_right_when_one_trace_in_ten_is_sampled(
+    read, researcher, provider, make_maestro, monkeypatch
+):
     exporter = InMemorySpanExporter()
     tracers = TracerProvider(sampler=TraceIdRatioBased(0.1), shutdown_on_exit=False)
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
     maestro = make_maestro()
     for _ in range(12):
-        ask(agent, maestro)
+        ask(researcher, maestro)
     seen = sum(s.attributes.get("maestro.cost.nano_usd", 0) for s in exporter.get_finished_spans())
     assert seen < provider.bill_nanos  # twelve traces of twelve would be one chance in 10^12
     assert round(read.total("maestro.cost.usd") * 1e9) == provider.bill_nanos
 
 
-def test_tokens_and_durations(read, agent, make_maestro):
-    ask(agent, make_maestro())
+def test_tokens_and_durations(read, researcher, make_maestro):
+    ask(researcher, make_maestro())
     tokens = {labels["gen_ai.token.type"]: point for labels, point in read["gen_ai.client.token.usage"]}
     assert (tokens["input"].sum, tokens["output"].sum) == (2_200, 140)
     ((labels, point),) = read["gen_ai.client.operation.duration"]
@@ -199,9 +183,9 @@ def test_decisions_and_failovers(read, provider, openai, make_maestro):
     assert (labels["maestro.endpoint"], labels["maestro.reason"], count) == ("gpt-5-nano", "server_error", 1)
 
 
-def test_two_maestros_add_up(read, agent, provider, make_maestro):
-    ask(agent, make_maestro())
-    ask(agent, make_maestro())
+def test_two_maestros_add_up(read, researcher, provider, make_maestro):
+    ask(researcher, make_maestro())
+    ask(researcher, make_maestro())
     assert round(read.total("maestro.cost.usd") * 1e9) == provider.bill_nanos
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.tools import tool
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -24,24 +22,6 @@ def spans(monkeypatch):
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     yield exporter
     provider.shutdown()
-
-
-@pytest.fixture
-def researcher(provider, openai):
-    """An agent with one tool."""
-
-    @tool
-    def search(query: str) -> str:
-        """Search."""
-        return "found"
-
-    def reply(request):
-        if request.tools and not request.tool_results:
-            return Reply(tool_calls=[("search", {"query": "x"})], input_tokens=1_000, output_tokens=80)
-        return Reply(text="done", input_tokens=1_200, output_tokens=60, cache_read_tokens=1_000)
-
-    provider.reply = reply
-    return create_agent(openai(), [search], name="researcher")
 
 
 def ask(agent, maestro, **config):
