@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from sound import usd
 
 from maestro_core import Cap, CapExceeded, Maestro, Usage
 from maestro_core.errors import ReservationClosed
@@ -55,10 +56,6 @@ class Held:
 def buckets_of(call):
     where = call.attribution.dimensions
     return {EVERYTHING, f"customer={where['customer']}", f"run={where['run']}"}
-
-
-def usd(nanos):
-    return f"{nanos / 1_000_000_000:.9f}"
 
 
 class DoorMachine(RuleBasedStateMachine):

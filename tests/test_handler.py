@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -18,6 +17,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+from sound import assert_sound, usd
 
 from maestro_core import Cap, CapExceeded, PriceNotFound, attribution
 from maestro_core.testing import Reply
@@ -35,26 +35,8 @@ def bill_of_one(provider, model) -> int:
     return nanos
 
 
-def usd(nanos: int) -> str:
-    return f"{nanos / 1_000_000_000:.9f}"
-
-
 def ledger_total(maestro) -> int:
     return sum(s.cost_nanos for s in maestro.ledger.sums(()))
-
-
-def assert_sound(maestro, provider, cap_nanos: int | None = None) -> None:
-    """Nothing is held, the counters agree with the journal, the ledger with the bill, and the bill with the cap."""
-    patience = time.monotonic() + 10
-    # Tools of a halted agent may run on in their threads for a moment.
-    while maestro.ledger.holds() and time.monotonic() < patience:
-        time.sleep(0.02)
-    provider.wait_idle()
-    assert maestro.ledger.check() == []
-    assert maestro.ledger.holds() == []
-    assert ledger_total(maestro) == provider.bill_nanos
-    if cap_nanos is not None:
-        assert provider.bill_nanos <= cap_nanos
 
 
 # -- one call ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not install
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai import OpenAI
-from llamas import assert_sound
+from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply

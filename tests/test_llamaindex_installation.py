@@ -18,7 +18,7 @@ from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import ChatMessage
 from llama_index.embeddings.openai import OpenAIEmbedding
-from llamas import assert_sound
+from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply

@@ -13,8 +13,8 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.openai import OpenAI
-from llamas import usd
 from pydantic import BaseModel
+from sound import usd
 
 from maestro_core import SLA, Cap, CapExceeded, Endpoint, NoEndpoint, attribution, sla
 from maestro_core.testing import FakeProvider, Reply

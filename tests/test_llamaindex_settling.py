@@ -12,7 +12,7 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.llms.anthropic import Anthropic
-from llamas import assert_sound
+from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded
 from maestro_core.testing import Reply

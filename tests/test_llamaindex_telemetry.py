@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
 
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
-from llamas import assert_sound
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sound import assert_sound
 
 from maestro_core import CapExceeded, attribution
 from maestro_core.testing import Reply

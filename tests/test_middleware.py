@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from sound import assert_sound, usd
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.errors import LedgerUnavailable
@@ -30,10 +31,6 @@ BURST = 64
 PROMPT = "How do batteries age? " * 200
 ASK = {"messages": [("user", PROMPT)]}
 BRIEF = {"messages": [("user", "How do batteries age?")]}  # its output is what costs
-
-
-def usd(nanos: int) -> str:
-    return f"{nanos / 1_000_000_000:.9f}"
 
 
 async def until(condition) -> None:
@@ -49,19 +46,6 @@ def bill_of_one(provider, model) -> int:
     nanos = provider.bill_nanos
     provider.reset()
     return nanos
-
-
-def assert_sound(maestro, provider, cap_nanos: int | None = None) -> None:
-    """Nothing is held, the counters agree with the journal, the ledger with the bill, and the bill with the cap."""
-    patience = time.monotonic() + 10
-    while maestro.ledger.holds() and time.monotonic() < patience:
-        time.sleep(0.02)
-    provider.wait_idle()
-    assert maestro.ledger.check() == []
-    assert maestro.ledger.holds() == []
-    assert sum(s.cost_nanos for s in maestro.ledger.sums(())) == provider.bill_nanos
-    if cap_nanos is not None:
-        assert provider.bill_nanos <= cap_nanos
 
 
 def settled(maestro) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +15,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel
+from sound import assert_sound
 
 from maestro_core import SLA, Cap, CapExceeded, Endpoint, sla
 from maestro_core.errors import EndpointsExhausted, NoEndpoint
@@ -57,18 +57,6 @@ def claude(provider):
 def work(question: str) -> str:
     """Find something out."""
     return f"{question}: nothing"
-
-
-def assert_sound(maestro, provider, cap_nanos=None):
-    patience = time.monotonic() + 10
-    while maestro.ledger.holds() and time.monotonic() < patience:
-        time.sleep(0.02)
-    provider.wait_idle()
-    assert maestro.ledger.check() == []
-    assert maestro.ledger.holds() == []
-    assert sum(s.cost_nanos for s in maestro.ledger.sums(())) == provider.bill_nanos
-    if cap_nanos is not None:
-        assert provider.bill_nanos <= cap_nanos
 
 
 async def ask(llm, way, said=SAID):

@@ -1,4 +1,4 @@
-"""What the tests of LlamaIndex share."""
+"""What has to hold after any test that spent money."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 def assert_sound(maestro, provider, cap_nanos=None):
     """Nothing is held, the counters agree with the journal, the ledger with the bill, and the bill with the cap."""
     patience = time.monotonic() + 10
+    # Tools of a halted agent may run on in their threads for a moment.
     while maestro.ledger.holds() and time.monotonic() < patience:
         time.sleep(0.02)
     provider.wait_idle()
