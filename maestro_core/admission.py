@@ -14,6 +14,7 @@ from .errors import CapExceeded, LedgerError, LedgerUnavailable, MaestroError, P
 from .fitting import Outputs, fit, tokens_for
 from .grants import Grants
 from .latches import Latches
+from .quick import quick
 from .quote import Quotes, ceiling_tokens
 from .types import (
     UNATTRIBUTED,
@@ -47,6 +48,7 @@ _log = logging.getLogger("maestro")
 _LOOK_US = 500_000
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Request:
     """A call that asks to be admitted: its attribution complete, its bound known, the caps that apply found.

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from .forks import fork_safe_lock, tell_child
+from .quick import quick
 from .types import Refused, Ticket
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def bucket_name(refused: Refused) -> BucketName:
     return refused.bucket.meter.id, refused.bucket.values
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class _Open:
     amount_nanos: int

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from maestro_core.quick import quick
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -20,6 +22,7 @@ __all__ = ["Layer", "Priced", "Spent", "Worst"]
 Layer = Literal["endpoint", "plugin", "user", "provider", "contract", "book", "assumed"]
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
     """A call that was made: what it used, and when and where.
@@ -52,6 +55,7 @@ class Spent:
         return self.tier if self.usage.tier is None else self.usage.tier
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
     """A call that is about to be made: the most it can use."""
@@ -70,6 +74,7 @@ class Worst:
     declared: PriceEntry | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Priced:
     """What a call costs.

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from maestro_core.money import to_usd
+from maestro_core.quick import quick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ def new_key() -> str:
     return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Attribution:
     """Whom a call is for.
@@ -60,6 +62,7 @@ class Attribution:
         return tuple(dict.fromkeys(names)) if names else (self.dimensions.get(dimension, UNATTRIBUTED),)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One model call that is about to be sent.
@@ -109,6 +112,7 @@ class Call:
     price: PriceEntry | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class CostLine:
     """One token kind or fee of a cost.
@@ -136,6 +140,7 @@ class CostLine:
         return to_usd(round(Fraction(self.picos) / 1000))
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Priced usage.

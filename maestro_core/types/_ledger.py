@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from maestro_core.money import to_usd
+from maestro_core.quick import quick
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ __all__ = [
 Kind = Literal["settled", "released", "presumed", "corrected", "refused", "granted", "repaired", "archived"]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """One running total: a meter, its values, its window. Amounts in nano-dollars.
@@ -49,6 +51,7 @@ class Bucket:
         return self.meter.label(self.values)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Fit:
     """How far a hold may shrink, because the caller can set the request's output limit. Nano-dollars.
@@ -65,6 +68,7 @@ class Fit:
     rest: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """A caller's place in the line of all processes that share a ledger. A ledger of one process may ignore it.
@@ -86,6 +90,7 @@ class Ticket:
     holds: Mapping[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A request to hold money for one call in every bucket that it charges.
@@ -124,6 +129,7 @@ class Hold:
         return self.fit.fixed_nanos + min(self.fit.ceiling_nanos, self.fit.comfort_nanos)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Held:
     """The money is held. `at_us` is the store's time, which decides the windows."""
@@ -133,6 +139,7 @@ class Held:
     at_us: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The money is not held, anywhere. `bucket` (as it stands) is the one that lacks the most for `needed_nanos`.
@@ -154,6 +161,7 @@ class Refused:
         return self.bucket.spent + self.bucket.presumed + self.needed_nanos > self.limit_nanos
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class OpenHold:
     """Money that is held now, or was presumed spent and may still be corrected."""
@@ -168,6 +176,7 @@ class OpenHold:
     state: Literal["held", "presumed"]
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What a call came to.
@@ -195,6 +204,7 @@ class Settlement:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One row of the journal. Amounts are what this row adds, so sums over rows are always right.
@@ -251,6 +261,7 @@ class Sum:
     unpriced_calls: int = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Money held for one call: held -> settled | released | presumed.
