@@ -135,15 +135,18 @@ class Admission:
         caps = self._caps_for(call)
         self._check_required(call)
         bound = self._bound(call, capped=bool(caps))
+        run = call.attribution.dimensions.get("run")
         hold = Hold(
             key=call.key,
             amount_nanos=bound.nanos if bound else 0,
             provider=call.provider,
             model=call.model,
             attribution=call.attribution,
+            limits=tuple([(meter, self.grants.limit(run, meter, cap.limit_nanos)) for cap, meter in caps]),
             fit=self._fit(call, bound) if fits and bound and caps else None,
         )
-        hold = self._limited(hold, caps, keeps_last=keeps_last)
+        if keeps_last:
+            hold = self._limited(hold, caps, keeps_last=True)
         charged = charges([meter for _, meter in caps], call.attribution, call.provider, call.model)
         names = frozenset((meter.id, values) for meter, values in charged)
         request = Request(call, caps, bound, hold, names, keeps_last, tentative)
@@ -316,14 +319,18 @@ class Admission:
         return {name: dimensions[name] for name in kept}
 
     def _caps_for(self, call: Call) -> tuple[tuple[Cap, Meter], ...]:
-        added = [cap for found in self._plugins.hook.maestro_caps(call=call) for cap in found]
-        extra = [(cap, cap.meter(self._settings.time_zone)) for cap in added]
-        if extra:
+        hook, pairs = self._plugins.hook.maestro_caps, self._caps
+        if hook.get_hookimpls():
+            added = [cap for found in hook(call=call) for cap in found]
+            extra = [(cap, cap.meter(self._settings.time_zone)) for cap in added]
             self._declare([meter for _, meter in extra])
+            pairs = (*pairs, *extra)
         return tuple(
-            pair
-            for pair in (*self._caps, *extra)
-            if matches(pair[1], call.attribution, call.provider, call.model)
+            [
+                pair
+                for pair in pairs
+                if not pair[1].where or matches(pair[1], call.attribution, call.provider, call.model)
+            ]
         )
 
     def _check_required(self, call: Call) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,8 @@ class Quotes:
         """
         if call.operation == "tool":
             return self._tool_price(call)
-        most = self.plugins.hook.maestro_estimate(call=call)
+        hook = self.plugins.hook.maestro_estimate
+        most = hook(call=call) if hook.get_hookimpls() else None
         if most is None:
             most = _most(call, self.prefixes)
         cost = self._by_plugin(call, most)
@@ -130,7 +130,7 @@ class Quotes:
             return None
 
     def _by_plugin(self, call: Call, usage: Usage) -> Cost | None:
-        if call.price is not None:
+        if call.price is not None or not self.plugins.hook.maestro_price.get_hookimpls():
             return None
         found: Cost | None = self.plugins.hook.maestro_price(call=call, usage=usage)
         return found
@@ -314,10 +314,10 @@ def _plain_usage(plain: Plain) -> Usage:
 
 
 def _times(cost: Cost, attempts: int) -> Cost:
-    lines = tuple(
+    lines = [
         CostLine(line.kind, line.count * attempts, line.picos_per_unit, line.model) for line in cost.lines
-    )
-    return replace(cost, nanos=cost.nanos * attempts, lines=lines)
+    ]
+    return Cost(cost.nanos * attempts, tuple(lines), cost.price_id, cost.unpriced)
 
 
 def _most(call: Call, prefixes: Prefixes) -> Usage:

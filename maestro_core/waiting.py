@@ -58,10 +58,8 @@ class Place(NamedTuple):
 
 def here() -> Place:
     """Return the place of the caller."""
-    try:
-        task = id(asyncio.current_task())
-    except RuntimeError:  # no running event loop
-        task = 0
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - documented; without a loop, current_task() raises, which is slow
+    task = 0 if loop is None else id(asyncio.current_task(loop))
     return Place(threading.get_ident(), task)
 
 

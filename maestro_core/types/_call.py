@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from fractions import Fraction
+from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from maestro_core.money import to_usd
@@ -28,10 +29,16 @@ Step = tuple[Literal["agent", "tool"], str]
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 
+# Seeded by the system, apart from the generator that programs seed themselves; asking the system for every key gives
+# other threads the interpreter in the middle of a call.
+_chance = Random()  # noqa: S311 - keys are identities, not secrets
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_chance.seed)
+
 
 def new_key() -> str:
     """Return a ULID: 26 characters, unique, sorted by time (https://github.com/ulid/spec)."""
-    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    number = (time.time_ns() // 1_000_000) << 80 | _chance.getrandbits(80)
     return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 from ._usage import Usage
 from .shapes import (
@@ -24,6 +25,11 @@ __all__ = ["parse", "searches_in"]
 
 # LangChain spells details of these tiers with the tier in front: {"flex_cache_read": 300, "flex": 700}.
 _TIER_PREFIXES = ("priority", "flex")
+# Where a usage block, or the tier that served the call, may begin; a dict without them need not be searched.
+_FIRST = frozenset(root.partition(".")[0] for root in ROOTS)
+_TIERED = frozenset(
+    {"speed", "service_tier", "serviceTier", "trafficType", "traffic_type", "response_metadata"}
+)
 # How OpenAI's Realtime API, and only it, spells details under LangChain's `input_token_details`.
 _REALTIME_DETAILS = ("cached_tokens", "text_tokens", "audio_tokens", "image_tokens")
 
@@ -54,6 +60,8 @@ def parse(provider: str, payload: object, *, api: str = "default") -> Usage:
 
 def _find_block(payload: object) -> tuple[Any, Any]:
     """Return the usage block and the response around it; both are the payload if it is a bare block."""
+    if type(payload) is dict and _FIRST.isdisjoint(payload):
+        return payload, payload
     for root in ROOTS:
         block = _at(payload, root)
         if block is not None and not isinstance(block, str | int | float):
@@ -82,10 +90,16 @@ def _shape(block: object, provider: str, api: str) -> Shape:
 def _counts(block: object, shape: Shape, provider: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     prefix = _langchain_tier(block) if shape is LANGCHAIN else None
-    for kind, path in shape.table:
-        value = _at(block, path)
-        if value is None and prefix:
-            value = _at(block, _with_prefix(path, prefix))
+    holders: dict[str, Any] = {"": block}  # most blocks lack most details: each part is looked up once
+    for kind, path, parent, name in _split(shape):
+        if parent not in holders:
+            holders[parent] = _at(block, parent)
+        holder = holders[parent]
+        if holder is None:
+            continue
+        value = _at(holder, name)
+        if value is None and prefix and parent:
+            value = _at(holder, f"{prefix}_{name}")
         if value is not None:
             counts[kind] = counts.get(kind, 0) + _count(path, value)
     beside = BESIDE_COMPLETION.get(provider, ())
@@ -97,6 +111,16 @@ def _counts(block: object, shape: Shape, provider: str) -> dict[str, int]:
     if provider == "perplexity" and (searches := _at(block, "num_search_queries")) is not None:
         counts["web_searches"] = _count("num_search_queries", searches)
     return counts
+
+
+@cache
+def _split(shape: Shape) -> tuple[tuple[str, str, str, str], ...]:
+    """Return the table as (kind, path, path of what holds it, name in it)."""
+    rows = []
+    for kind, path in shape.table:
+        parent, _, name = path.rpartition(".")
+        rows.append((kind, path, parent, name))
+    return tuple(rows)
 
 
 def _served(response: object) -> dict[str, int]:
@@ -134,12 +158,10 @@ def _at(obj: object, path: str) -> Any:
     """Follow a dotted path through mappings, SDK objects and lists of `{"modality" | "ttl": name, ...}`."""
     if (
         type(obj) is dict and "." not in path
-    ):  # some fifty times for every call; abstract classes are slow to check
-        return cast("dict[str, Any]", obj).get(path)
+    ):  # some thirty times for every call; abstract classes are slow to check
+        return obj.get(path)
     for name in path.split("."):
-        if type(obj) is dict:
-            obj = cast("dict[str, Any]", obj).get(name)
-        elif isinstance(obj, Mapping):
+        if type(obj) is dict or isinstance(obj, Mapping):
             obj = obj.get(name)
         elif isinstance(obj, Sequence) and not isinstance(obj, str):
             obj = next((item for item in obj if _label(item) == name), None)
@@ -174,6 +196,8 @@ def _model(response: object) -> str | None:
 
 def _tier(block: object, response: object) -> str | None:
     """Return the tier that served the call, as the provider spells it."""
+    if type(block) is dict and block is response and _TIERED.isdisjoint(block):
+        return _langchain_tier(block)
     if _at(block, "speed") == "fast":  # Anthropic's fast mode has prices of its own
         return "fast"
     for holder, path in (
@@ -194,11 +218,6 @@ def _tier(block: object, response: object) -> str | None:
 def _langchain_tier(block: object) -> str | None:
     details = _at(block, "input_token_details")
     return next((tier for tier in _TIER_PREFIXES if _at(details, tier) is not None), None)
-
-
-def _with_prefix(path: str, tier: str) -> str:
-    parent, _, name = path.rpartition(".")
-    return f"{parent}.{tier}_{name}" if parent else path
 
 
 def _provider_cost(block: object) -> Decimal | None:
