@@ -13,6 +13,7 @@ import pytest
 from maestro_core import forks
 from maestro_core.forks import fork_safe_lock, tell_child
 from maestro_core.ledger import open_ledger
+from maestro_core.types import new_key
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -44,6 +45,15 @@ def test_a_fork_waits_for_whoever_is_inside_a_lock():
     assert in_child(lambda: not lock.acquire(timeout=5)) == 0
     thread.join()
     assert not lock.locked()
+
+
+def test_a_child_makes_other_keys_than_its_parent(monkeypatch):
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
+    read, write = os.pipe()
+    assert in_child(lambda: os.write(write, new_key().encode()) != 26) == 0
+    assert os.read(read, 26).decode() != new_key()
+    os.close(read)
+    os.close(write)
 
 
 def test_a_fork_in_the_middle_of_a_long_report_leaves_the_child_a_ledger(tmp_path, monkeypatch):
