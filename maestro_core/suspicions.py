@@ -33,6 +33,7 @@ _WORDS = {
 @dataclass(slots=True)
 class _Incident:
     series: str
+    kind: str
     since_minute: int
     excess_nanos: int
     told: bool
@@ -65,20 +66,24 @@ class Suspicions:
                 self._tell(series, finding)
             return
         before = self._open.get(series)
-        if before and before.told and now - before.seen <= self._cooldown:
+        worse = before is not None and before.kind == "leak" and finding.kind == "spike"
+        if before and before.told and not worse and now - before.seen <= self._cooldown:
             before.seen = now  # a detector that says so every minute says it once
             return
         quiet = now < self._ended.get(series, float("-inf")) + self._cooldown
-        told = not quiet and not self._known(finding)
-        self._open[series] = _Incident(series, finding.since_minute, finding.excess_nanos, told, now)
+        told = not quiet and not self._known(series, finding)
+        ends = told or (worse and before is not None and before.told)
+        self._open[series] = _Incident(
+            series, finding.kind, finding.since_minute, finding.excess_nanos, ends, now
+        )
         if told:
             self._tell(series, finding)
 
-    def _known(self, finding: Finding) -> bool:
+    def _known(self, series: str, finding: Finding) -> bool:
         for other in self._open.values():
             near = abs(other.since_minute - finding.since_minute) <= _SAME_MINUTES
             small, large = sorted((other.excess_nanos, finding.excess_nanos))
-            if near and other.told and large <= _SAME_TIMES * max(small, 1):
+            if near and other.told and other.series != series and large <= _SAME_TIMES * max(small, 1):
                 return True
         return False
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .anomaly import Burn
 from .errors import LedgerError
+from .history import DIMENSIONS, EVERYTHING, past
 from .money import to_nanos
 from .suspicions import Suspicions
 from .types import UNATTRIBUTED
@@ -31,9 +32,6 @@ __all__ = ["Watch"]
 
 _log = logging.getLogger("maestro")
 
-DIMENSIONS = ("team", "feature", "customer", "agent", "model")
-EVERYTHING = "everything"
-
 _MINUTE_US = 60_000_000
 _HOUR_US = 60 * _MINUTE_US
 # Calls that take longer than this are not seen.
@@ -43,8 +41,10 @@ _EVERY_S = 10.0
 _TIMES = 20
 # Whoever has not been heard of for so long has left the watch to others.
 _ABSENT_US = 90_000_000
-# After a longer gap what was spent meanwhile cannot be told by minutes.
+# After a longer gap what was spent meanwhile cannot be told by minutes: it is learned as the past.
 _LONGEST_GAP = 120
+_PAST = 21 * 24 * 60  # minutes
+_BREATH_S = 30.0
 _SAVE_EVERY = 30  # minutes
 _SAVE_S = 2.0  # when it closes; what is not saved then is a few minutes older
 
@@ -187,15 +187,35 @@ class Watch:
         for each in self._ledger.notes("learned"):
             self._load(each)
         last = dict(note.body) if note else {}
-        self._minute = int(last.get("minute", now_us // _MINUTE_US))
-        self._since_us = int(last.get("since_us", _hour(now_us - _LATEST_US)))
-        if now_us // _MINUTE_US - self._minute > _LONGEST_GAP or not last:
-            self._minute, self._since_us = now_us // _MINUTE_US, _hour(now_us - _LATEST_US)
-            self._sums = self._totals(self._since_us)
+        minute, since_us = now_us // _MINUTE_US, _hour(now_us - _LATEST_US)
+        before = int(last.get("minute", 0))
+        if minute - before > _LONGEST_GAP:
+            sums = self._totals(since_us)
+            if not self._remember(max(before, minute - _PAST), minute, last):
+                return False
+            self._minute, self._since_us, self._sums = minute, since_us, sums
         else:
-            self._sums = {name: int(nanos) for name, nanos in last.get("sums", {}).items()}
+            self._minute, self._since_us = before, int(last["since_us"])
+            self._sums = {name: int(nanos) for name, nanos in last["sums"].items()}
         # What was seen since a series was last kept, or by nobody, is not taken for silence.
         self._burn.skip(self._minute)
+        return True
+
+    def _remember(self, since: int, until: int, last: Mapping[str, Any]) -> bool:
+        """Learn from what the ledger knows of the time that nobody watched; return False if it is somebody else's turn."""
+        said_s = time.monotonic()
+        for minute, minutes, spent in past(self._ledger, since, until):
+            began_s = time.monotonic()
+            self._unsaved |= dict.fromkeys(self._burn.learn(minute, minutes, spent))
+            if began_s - said_s > _BREATH_S:
+                said_s = began_s
+                if not self._keep(last):
+                    return False
+            # Others want the interpreter, too.
+            if self._closing.wait(min(1.0, time.monotonic() - began_s)):
+                self._keep(last, leaving=True)
+                self._revision = 0
+                return False
         return True
 
     def _stand(self, *, leaving: bool = False) -> bool:

@@ -76,6 +76,28 @@ def test_a_multiple_of_the_usual_is_a_spike(habits, times, within):
     assert found.pace_nanos > 2 * found.usual_pace_nanos
 
 
+def test_a_spike_is_told_while_a_leak_goes_on(habits):
+    series, chance, kinds = grown(habits), random.Random(2), []
+    for n in range(DAY):
+        found = series.add(usual(series.minute, chance) * (10 if n > DAY - 60 else 1.5))
+        kinds += [found.kind] if found else []
+    assert kinds == ["leak", "spike"]
+
+
+def test_working_days_do_not_hide_what_a_weekend_spends():
+    chance, series = random.Random(1), Series(MONDAY)
+
+    def shop(minute):  # next to nothing at night and on weekends
+        return usual(minute, chance) * (0.1 if minute // DAY % 7 in (2, 3) else 1)
+
+    for minute in range(MONDAY, MONDAY + 19 * DAY + 600):
+        found = series.add(shop(minute))
+        assert found is None
+    found, minutes = first(series, lambda normal, n: 0.4 * normal, 240)
+    assert found.kind == "spike"
+    assert minutes < 60
+
+
 def test_a_slow_leak_is_found_within_a_day(habits):
     found, _ = first(grown(habits), lambda normal, n: 1.5 * normal, DAY)
     assert found.kind == "leak"
@@ -120,6 +142,32 @@ def test_the_state_does_not_grow(habits):
     series = grown(habits)
     first(series, lambda normal, n: normal, 3 * DAY)
     assert len(json.dumps(series.dump())) < 2 * len(habits)
+
+
+def test_what_another_release_learned_is_taken_up_as_far_as_it_goes(habits):
+    state = json.loads(habits)
+    del state["form"], state["spread"]
+    series = Series(0)
+    series.load(state)
+    assert series.grown
+    assert first(series, lambda normal, n: normal, DAY)[0] is None
+    assert first(series, lambda normal, n: 10 * normal, 10)[0].kind == "spike"
+
+
+@pytest.mark.parametrize("span", [15, 60])
+def test_the_past_is_learned_from_totals(span):
+    chance, series = random.Random(1), Series(MONDAY)
+    now = MONDAY + 14 * DAY
+    for minute in range(MONDAY, now, span):
+        series.learn(minute, span, sum(usual(minute + n, chance) for n in range(span)), 10 * span)
+    assert series.minute == now
+    kept = series.dump()
+    series.learn(now - 60, 60, 10**15, 1)  # seen already
+    assert series.dump() == kept
+    other = Series(0)
+    other.load(kept)
+    assert first(other, lambda normal, n: normal, 5 * DAY)[0] is None
+    assert first(series, lambda normal, n: 10 * normal, 10)[0].kind == "spike"
 
 
 # -- many series ------------------------------------------------------------------------------------------------------
@@ -220,6 +268,18 @@ def test_from_a_runaway_in_the_ledger_to_one_alert(ledger, clock, habits):
     assert len(watched.told()) == 2
 
 
+def test_a_leak_that_gets_worse_is_told_again(ledger, clock, habits):
+    watched = Watched(ledger, clock, habits)
+    while not (told := watched.told()):
+        watched.minute(1.5)
+    for _ in range(10):
+        watched.minute(10)
+    assert [alert["kind"] for alert in watched.told()] == [told[0]["kind"], "spike"] == ["leak", "spike"]
+    for _ in range(600):
+        watched.minute()
+    assert watched.told()[-1]["kind"] == "recovered"
+
+
 def test_a_call_that_settles_late_is_seen(ledger, clock, habits):
     watched = Watched(ledger, clock, habits)
     for _ in range(5):
@@ -270,6 +330,58 @@ def test_a_gap_is_no_spike(ledger, clock, habits):
         clock.minute += 1
     watched.watch.look()
     assert watched.told() == []
+
+
+def backdate(ledger, clock, minutes, **dimensions):
+    """Spend as usual for a while, which nobody watches: a call every five minutes."""
+    chance = random.Random(3)
+    for _ in range(0, minutes, 5):
+        nanos = sum(usual(clock.minute + n, chance) for n in range(5))
+        spend(ledger, nanos, team="growth", **dimensions)
+        clock.minute += 5
+
+
+@pytest.mark.parametrize("few", [100_000, 0])
+def test_a_watch_begins_with_what_the_ledger_knows(ledger, clock, monkeypatch, few):
+    monkeypatch.setattr("maestro_core.history._FEW_CALLS", few)
+    backdate(ledger, clock, 8 * DAY)
+    watched = Watched(ledger, clock)
+    for _ in range(30):
+        watched.minute()
+    assert watched.told() == []
+    for _ in range(20):
+        watched.minute(10)
+    (alert,) = watched.told()
+    assert alert["kind"] == "spike"
+    watched.watch.close()
+    assert {"everything", "team=growth", "model=gpt-5"} == {
+        note.body["series"] for note in ledger.notes("learned")
+    }
+
+
+def test_what_nobody_watched_is_learned_by_whoever_comes_next(ledger, clock, habits):
+    first = Watched(ledger, clock, habits)
+    first.minute()
+    first.watch.close()
+    backdate(ledger, clock, 2 * DAY, customer="new")
+    second = Watched(ledger, clock)
+    assert second.watch.look()
+    watched = second.watch._burn._series
+    assert {series.minute for series in watched.values()} == {clock.minute}
+    assert watched["customer=new"].level == pytest.approx(watched["team=growth"].level, rel=0.5)
+    assert watched["team=growth"].grown
+    assert not watched["customer=new"].grown
+
+
+def test_learning_of_the_past_can_be_broken_off(ledger, clock):
+    backdate(ledger, clock, 2 * DAY)
+    broken = Watched(ledger, clock)
+    broken.watch._closing.set()
+    assert not broken.watch.look()
+    broken.watch.close()
+    other = Watched(ledger, clock)
+    assert other.watch.look()  # it is not kept waiting, and learns all of it
+    assert other.watch._burn._series["team=growth"]._base.steps == 2 * DAY // 15
 
 
 def test_detectors_of_plugins(ledger, clock, caplog):

@@ -15,10 +15,13 @@ DAY = 24 * 60
 WEEK = 7 * DAY
 _OF_DAY = DAY // STEP
 _OF_WEEK = WEEK // STEP
-# The weight of the newest week: a month's habits, not a year's.
+# The weight of the newest week, and of the newest day: a month's habits, not a year's.
 _NEWEST = 0.25
+_NEWEST_OF_DAYS = 0.12
 # How many weeks of this quarter of an hour weigh as much as the same quarter of all such days.
-_TRUST = 2.0
+_TRUST = 3.0
+# The mean of all times says little of this one: more would hide a weekend, which is far below it.
+_TRUST_IN_LEVEL = 0.1
 _SATURDAY = 5
 
 
@@ -45,8 +48,8 @@ class Baseline:
         """Take in a step (counted from 1970) with its mean spend per minute."""
         self.steps += 1
         self.level += (mean - self.level) * max(1 / self.steps, 1 / (2 * _OF_WEEK))
-        _blend(self._of_week, self._seen_of_week, step % _OF_WEEK, mean)
-        _blend(self._of_day, self._seen_of_day, _of_kind(step), mean)
+        _blend(self._of_week, self._seen_of_week, step % _OF_WEEK, mean, _NEWEST)
+        _blend(self._of_day, self._seen_of_day, _of_kind(step), mean, _NEWEST_OF_DAYS)
 
     def scale(self, times: float) -> None:
         """From now on, so many times as much is usual."""
@@ -77,7 +80,11 @@ class Baseline:
         if not seen:  # no weekend yet
             place %= _OF_DAY
             seen = self._seen_of_day[place]
-        usual = (seen * self._of_day[place] + self.level) / (seen + 1) if seen else self.level
+        usual = (
+            (seen * self._of_day[place] + _TRUST_IN_LEVEL * self.level) / (seen + _TRUST_IN_LEVEL)
+            if seen
+            else self.level
+        )
         place = step % _OF_WEEK
         seen = self._seen_of_week[place]
         return (seen * self._of_week[place] + _TRUST * usual) / (seen + _TRUST)
@@ -89,6 +96,6 @@ def _of_kind(step: int) -> int:
     return place + _OF_DAY if (day + 3) % 7 >= _SATURDAY else place
 
 
-def _blend(means: array[float], seen: array[int], place: int, value: float) -> None:
+def _blend(means: array[float], seen: array[int], place: int, value: float, newest: float) -> None:
     seen[place] = min(255, seen[place] + 1)
-    means[place] += (value - means[place]) * max(1 / seen[place], _NEWEST)
+    means[place] += (value - means[place]) * max(1 / seen[place], newest)

@@ -49,6 +49,22 @@ class Burn:
             found = state.add(0.0, prior) or found
         return state.add(float(spent_nanos), prior) or found
 
+    def learn(self, minute: int, minutes: int, spent: Mapping[str, tuple[int, int]]) -> list[str]:
+        """Take in the past, which nobody watched; return the series that were learned.
+
+        Args:
+            minute: When it began.
+            minutes: For how long: one or several quarters of an hour.
+            spent: What each series spent in it, and by how many calls; those left out spent nothing.
+        """
+        for name in spent:
+            if name not in self._series:
+                self._series[name] = Series(minute, least_nanos=self._least)
+        for name, state in self._series.items():
+            nanos, calls = spent.get(name, (0, 0))
+            state.learn(minute, minutes, float(nanos), calls)
+        return list(self._series)
+
     def dump(self, series: str) -> Mapping[str, Any]:
         """Return what was learned of a series, as JSON values."""
         return self._series[series].dump() if series in self._series else {}

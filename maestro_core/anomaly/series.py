@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from .baseline import DAY, STEP, Baseline
 from .detector import Finding
+from .spread import WINDOWS, Spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Series"]
 
-# Windows as exponential memories, in minutes; how far above the usual each must be, in multiples and in deviations.
-_MINUTES = (5, 60, 360)
-_WINDOWS = tuple(
-    (1 - 1 / minutes, multiple, deviations)
-    for minutes, multiple, deviations in zip(_MINUTES, (2.5, 1.6, 1.5), (5.3, 6.0, 8.0), strict=True)
+# What a window forgets in a minute; how far above the usual it must be, in multiples and in deviations; what that is.
+_TESTS = tuple(
+    (1 - 1 / minutes, multiple, deviations, kind)
+    for minutes, multiple, deviations, kind in zip(
+        WINDOWS, (2.5, 2.0, 1.5, 1.2), (5.5, 5.5, 5.5, 5.0), ("spike", "spike", "spike", "leak"), strict=True
+    )
 )
+_HOUR = WINDOWS.index(60)
 _ABOVE = 1.3
-_CALLS = 1.2  # where next to nothing is usual, a spike is several calls
-_DAYS = 21
 _LEAST_SHARE = 0.02  # of the mean: even where nothing is usual, something is not nothing
 # A leak counts from so much above the usual on, and is told at so many deviations of a day:
 # few, since a day's noise takes turns and a leak does not.
-_LEAK_FROM = 1.15
-_LEAK_DEVIATIONS = 1.75
-_LEAK_GRAIN = 1.5
+_LEAK_FROM = 1.13
+_LEAK_DEVIATIONS = 2.0
 # An incident is over when spend has stayed below this multiple of the usual for a while.
 _OVER = 1.3
 # What has lasted for two days is the new usual, and is learned.
 _NEW_USUAL = 2 * DAY
+_FORM = 2  # of what is kept
 _YOUNG = DAY // STEP
 _GROWN = 7 * _YOUNG
 _YOUNG_TIMES = 10
@@ -47,8 +49,8 @@ class Series:
     """
 
     __slots__ = (
-        "_base", "_calm", "_daily", "_day_share", "_days", "_grain", "_lasted", "_leak", "_least", "_minute", "_open", "_prior", "_rough", "_since_leak",
-        "_since_spike", "_step", "_sums", "_today", "_usuals",
+        "_base", "_calm", "_day_share", "_lasted", "_leak", "_least", "_minute", "_open", "_prior", "_since_leak", "_since_spike", "_spread", "_step",
+        "_sums", "_today", "_usuals",
     )  # fmt: skip
 
     def __init__(self, minute: int, *, least_nanos: float = 0.0, day_share: float = 0.003) -> None:
@@ -56,15 +58,10 @@ class Series:
         self._least = least_nanos
         self._day_share = day_share
         self._base = Baseline()
-        self._sums = [0.0] * len(_WINDOWS)
-        self._usuals = [0.0] * len(_WINDOWS)
-        self._rough = [0.05] * len(
-            _WINDOWS
-        )  # the variance of a window around the usual, as a share of its square
-        self._grain = 0.0  # the variance of a minute per usual dollar: about what one call costs
+        self._spread = Spread()
+        self._sums = [0.0] * len(WINDOWS)
+        self._usuals = [0.0] * len(WINDOWS)
         self._step = 0.0
-        self._daily = 0.004  # the variance of a whole day around the usual, as a share of its square
-        self._days = 1  # that it was learned from
         self._today = _Since(minute)
         self._leak = 0.0
         self._since_spike = _Since(minute)
@@ -102,11 +99,10 @@ class Series:
         if base.steps < _GROWN and prior > usual:
             usual += (1 - base.steps / _GROWN) * (prior - usual)
         self._prior = prior
-        far = self._weigh(minute, spent, usual)
-        found = self._decide(minute, spent, usual, far=far)
+        found = self._decide(minute, spent, usual, self._weigh(minute, spent, usual))
         calm = self._open is None
         if calm:
-            self._learn_spread(spent, usual)
+            self._spread.learn(spent, usual, self._sums, self._usuals)
         # What an incident spends is not what is usual; of a day without one, a peak counts no more than thrice.
         self._step += spent if calm else min(spent, usual)
         self._today.add(spent, usual)
@@ -117,6 +113,35 @@ class Series:
             base.learn(minute // STEP, min(mean, 3 * usual) if base.steps > _GROWN else mean)
             self._step = 0.0
         return found
+
+    def learn(self, minute: int, minutes: int, spent: float, calls: int) -> None:
+        """Take in the past, of which only totals are known: nothing is told of it.
+
+        Args:
+            minute: When the span begins; what was seen already is left out.
+            minutes: How long it is: one or several quarters of an hour, which it begins and ends with.
+            spent: In all of it.
+            calls: So many calls spent it.
+        """
+        if minute < self._minute:
+            return
+        self._minute = minute + minutes
+        base, mean = self._base, spent / minutes
+        steps = range(minute // STEP, (minute + minutes) // STEP)
+        usual = STEP * sum(
+            max(base.expected(STEP * step + STEP // 2), _LEAST_SHARE * base.level) for step in steps
+        )
+        if base.steps >= _YOUNG:
+            for window, length in enumerate(WINDOWS):
+                keep = math.exp(-minutes / length)
+                for sums, added in ((self._sums, mean), (self._usuals, usual / minutes)):
+                    sums[window] = keep * sums[window] + (1 - keep) * length * added
+            self._spread.learn_past(minutes, calls, self._sums, self._usuals, spent)
+            self._today.add(spent, usual)
+        if (minute + minutes) % DAY == 0:
+            self._learn_day(minute + minutes, calm=True)
+        for step in steps:
+            base.learn(step, min(mean, 3 * usual / minutes) if self.grown else mean)
 
     @property
     def grown(self) -> bool:
@@ -131,38 +156,40 @@ class Series:
         """Return the state as JSON values."""
         kind, since = self._open or ("", _Since(0))
         return {
+            "form": _FORM,
             "minute": self._minute,
             "base": self._base.dump(),
+            "spread": self._spread.dump(),
             "sums": self._sums,
             "usuals": self._usuals,
-            "rough": self._rough,
-            "plain": [self._grain, self._step, self._daily, self._days, self._leak, self._calm, self._lasted],
+            "plain": [self._step, self._leak, self._calm, self._lasted],
             "since": [each.dump() for each in (self._today, self._since_spike, self._since_leak, since)],
             "open": kind,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `dump` returned."""
+        """Take up what `dump` returned; of another release's form, what it has in common with this one's."""
         self._minute = int(state["minute"])
         self._base.load(state["base"])
-        self._sums, self._usuals, self._rough = (list(state[name]) for name in ("sums", "usuals", "rough"))
-        self._grain, self._step, self._daily, self._days, self._leak, self._calm, self._lasted = state[
-            "plain"
-        ]
+        if state.get("form") != _FORM:
+            return
+        self._spread.load(state["spread"])
+        self._sums, self._usuals = list(state["sums"]), list(state["usuals"])
+        self._step, self._leak, self._calm, self._lasted = state["plain"]
         self._today, self._since_spike, self._since_leak, since = (_Since(*each) for each in state["since"])
         self._open = (state["open"], since) if state["open"] else None
 
-    def _weigh(self, minute: int, spent: float, usual: float) -> bool:
-        sums, usuals, grain = self._sums, self._usuals, self._grain
+    def _weigh(self, minute: int, spent: float, usual: float) -> str:
+        """Take a minute into the windows; return what the shortest that is too high shows."""
+        sums, usuals, far = self._sums, self._usuals, ""
         least = max(self._least, self._day_share * DAY * self._base.level)
-        far = False
-        for i, (keep, multiple, deviations) in enumerate(_WINDOWS):
+        for i, (keep, multiple, deviations, kind) in enumerate(_TESTS):
             total = sums[i] = sums[i] * keep + spent
             normal = usuals[i] = usuals[i] * keep + usual
             excess = total - normal
-            if excess > least and total > multiple * normal:
-                variance = grain * (0.5 * normal + _CALLS * grain) + self._rough[i] * normal * normal
-                far = far or excess * excess > deviations * deviations * variance
+            if excess > least and total > multiple * normal and not far:
+                variance = self._spread.of_window(i, normal)
+                far = kind if excess * excess > deviations * deviations * variance else ""
         if sums[0] > _ABOVE * usuals[0]:
             self._since_spike.add(spent, usual)
         else:
@@ -174,23 +201,26 @@ class Series:
             self._since_leak.add(spent, usual)
         return far
 
-    def _decide(self, minute: int, spent: float, usual: float, *, far: bool) -> Finding | None:
+    def _decide(self, minute: int, spent: float, usual: float, far: str) -> Finding | None:
+        young = self._base.steps < _YOUNG
         if self._open is not None:
-            return self._go_on(minute, spent, usual)
-        if self._base.steps < _YOUNG:
+            # What goes far up while a leak is open is worse than what people know of.
+            worse = far == "spike" and self._open[0] == "leak" and not young
+            return self._begin(far, self._since_spike) if worse else self._go_on(minute, spent, usual)
+        if young:
             return self._begin("spike", self._since_spike) if self._young_and_far() else None
         if far:
-            return self._begin("spike", self._since_spike)
-        day = DAY * self._base.level
-        variance = _LEAK_GRAIN * self._grain * day + self._daily * day * day
-        leak = self._leak
-        if leak > max(self._least, self._day_share * day) and leak * leak > _LEAK_DEVIATIONS**2 * variance:
+            return self._begin(far, self._since_spike if far == "spike" else self._since_leak)
+        day, leak = DAY * self._base.level, self._leak
+        if leak > max(
+            self._least, self._day_share * day
+        ) and leak * leak > _LEAK_DEVIATIONS**2 * self._spread.of_day(day):
             return self._begin("leak", self._since_leak)
         return None
 
     def _young_and_far(self) -> bool:
         # What is new has no habits: it is compared with its like, and given ten times as much.
-        return self._prior > 0 and self._sums[1] > _YOUNG_TIMES * self._prior * _MINUTES[1]
+        return self._prior > 0 and self._sums[_HOUR] > _YOUNG_TIMES * self._prior * WINDOWS[_HOUR]
 
     def _begin(self, kind: str, since: _Since) -> Finding:
         self._open = kind, since
@@ -202,7 +232,7 @@ class Series:
         kind, since = self._open
         since.add(spent, usual)
         # A spike is over after a calm half hour, a leak after six hours: it is no louder than the noise.
-        calm, window = (30, 0) if kind == "spike" else (360, 1)
+        calm, window = (30, 0) if kind == "spike" else (360, _HOUR)
         self._calm = self._calm + 1 if self._sums[window] <= _OVER * self._usuals[window] else 0
         self._lasted += 1
         if self._calm < calm and self._lasted < _NEW_USUAL:
@@ -216,31 +246,13 @@ class Series:
 
     def _finding(self, kind: str, since: _Since) -> Finding:
         excess = max(0.0, since.spent - since.usual)
-        pace, usual_pace = (60 * window[0] / _MINUTES[0] for window in (self._sums, self._usuals))
+        pace, usual_pace = (60 * window[0] / WINDOWS[0] for window in (self._sums, self._usuals))
         return Finding(kind, since.minute, round(excess), round(since.usual), round(pace), round(usual_pace))
-
-    def _learn_spread(self, spent: float, usual: float) -> None:
-        weight = 1 / min(4_000, self._base.steps * STEP + 30)
-        off = spent - usual
-        if usual > 0:
-            # A single minute may not teach more than ten times what is known, or a runaway would excuse the next.
-            seen = off * off / usual
-            self._grain += (
-                min(seen, 30 * self._grain) if self._grain else seen
-            ) * weight - self._grain * weight
-        for i, normal in enumerate(self._usuals):
-            if normal > 0:
-                off = self._sums[i] - normal
-                seen = max(0.0, off * off - self._grain * 0.5 * normal) / (normal * normal)
-                rough = self._rough[i]
-                self._rough[i] = rough + (min(seen, 9 * rough + 0.01) - rough) * weight
 
     def _learn_day(self, minute: int, *, calm: bool) -> None:
         today, self._today = self._today, _Since(minute)
         if calm and self.grown and today.usual > 0:
-            off = (today.spent - today.usual) / today.usual
-            self._days = min(_DAYS, self._days + 1)
-            self._daily += (min(off * off, 9 * self._daily + 0.001) - self._daily) / self._days
+            self._spread.learn_day(today.spent, today.usual)
 
 
 class _Since:
