@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .cachestate import Seen, caches_by_itself
+from .deadlines import deadline_s
 from .errors import CapExceeded, EndpointsExhausted, NoEndpoint, PriceNotFound
 from .failures import classify, pause_s
 from .learned import Outcome
@@ -64,6 +65,10 @@ class Attempt:
     def name(self) -> str:
         """The endpoint's name."""
         return self.facts.name
+
+    def deadline_s(self, *, streamed: bool = False) -> float | None:
+        """Return how many seconds the endpoint has, of a stream until its first token; None if as many as it takes."""
+        return deadline_s(self.decision, streamed=streamed, probe=self.probe)
 
     @property
     def fitted_output_tokens(self) -> int | None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessageChunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from ._trips import Sent, Trip
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "abeginning", "beginning"]
 
 
 class Relay:
@@ -64,6 +64,26 @@ class Relay:
         self._trip.failed(self._sent, error, streamed=self._begun, resumes=resumes)
         if resumes:
             self._trip.resume(self._text)
+
+
+def beginning(flow: Iterator[AIMessageChunk]) -> list[AIMessageChunk]:
+    """Return a stream's chunks up to the first that says something."""
+    found = []
+    for chunk in flow:
+        found.append(chunk)
+        if _says_something(chunk):
+            break
+    return found
+
+
+async def abeginning(flow: AsyncIterator[AIMessageChunk]) -> list[AIMessageChunk]:
+    """As `beginning`."""
+    found = []
+    async for chunk in flow:
+        found.append(chunk)
+        if _says_something(chunk):
+            break
+    return found
 
 
 def _says_something(chunk: AIMessageChunk) -> bool:

@@ -48,6 +48,7 @@ class Sent:
         self.config = config
         self.limit = served.limit(attempt.fitted_output_tokens)
         self.arguments = served.arguments(asked, attempt.fitted_output_tokens)
+        self.deadline_s = attempt.deadline_s
 
 
 class Trip:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
@@ -13,12 +15,13 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr, field_validator
 
 from maestro_core import SLA, Endpoint
+from maestro_core.deadlines import awithin, within
 from maestro_core.router import Router
 
 from ._convert import ROUTED
 from ._endpoints import Served, serve
-from ._relays import Relay
-from ._trips import Trip
+from ._relays import Relay, abeginning, beginning
+from ._trips import Sent, Trip
 from .callbacks import MaestroCallbackHandler
 
 if TYPE_CHECKING:
@@ -255,7 +258,7 @@ class RoutedChatModel(BaseChatModel):
             sent = trip.next()
             try:
                 with trip.sending(sent):
-                    message = sent.model.invoke(trip.messages, sent.config, **sent.arguments)
+                    message = within(sent.deadline_s(), lambda: _answer(trip, sent))  # noqa: B023 - awaited here
             except BaseException as error:  # noqa: BLE001 - it is raised, unless another endpoint may do better
                 trip.failed(sent, error)
             else:
@@ -266,7 +269,8 @@ class RoutedChatModel(BaseChatModel):
             sent = await trip.anext()
             try:
                 with trip.sending(sent):
-                    message = await sent.model.ainvoke(trip.messages, sent.config, **sent.arguments)
+                    answer = sent.model.ainvoke(trip.messages, sent.config, **sent.arguments)
+                    message = await awithin(sent.deadline_s(), answer)
             except BaseException as error:  # noqa: BLE001
                 trip.failed(sent, error)
             else:
@@ -279,17 +283,17 @@ class RoutedChatModel(BaseChatModel):
             flow: Any = sent.model.stream(trip.messages, sent.config, **sent.arguments)
             try:
                 with trip.sending(sent):  # its context must not be held across a yield
-                    chunk = next(flow, None)
-                while chunk is not None:
+                    first = within(sent.deadline_s(streamed=True), lambda: beginning(flow))  # noqa: B023
+                for chunk in chain(first, flow):
                     yield from relay.take(chunk)
-                    chunk = next(flow, None)
             except BaseException as error:  # noqa: BLE001
                 relay.broke(error, resume=self.resume_streams)
             else:
                 yield from relay.end()
                 return
             finally:
-                flow.close()
+                with suppress(ValueError):  # a thread that was left waits inside of it, and closes it
+                    flow.close()
 
     async def _aflow(self, trip: Trip) -> AsyncGenerator[AIMessageChunk]:
         while True:
@@ -298,11 +302,13 @@ class RoutedChatModel(BaseChatModel):
             flow: Any = sent.model.astream(trip.messages, sent.config, **sent.arguments)
             try:
                 with trip.sending(sent):
-                    chunk = await anext(flow, None)
-                while chunk is not None:
-                    for each in relay.take(chunk):
-                        yield each
-                    chunk = await anext(flow, None)
+                    first = await awithin(sent.deadline_s(streamed=True), abeginning(flow))
+                for each in first:
+                    for passed in relay.take(each):
+                        yield passed
+                async for each in flow:
+                    for passed in relay.take(each):
+                        yield passed
             except BaseException as error:  # noqa: BLE001
                 relay.broke(error, resume=self.resume_streams)
             else:
@@ -349,6 +355,10 @@ class RoutedChatModel(BaseChatModel):
             sla=self.sla,
             parent=parent,
         )
+
+
+def _answer(trip: Trip, sent: Sent) -> AIMessage:
+    return sent.model.invoke(trip.messages, sent.config, **sent.arguments)
 
 
 def _neutral(tool: Any) -> Any:

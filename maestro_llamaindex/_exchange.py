@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import aclosing, closing, contextmanager
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 
+from maestro_core.deadlines import awithin, within
 from maestro_core.doors import Terms
 from maestro_core.endpoints import asked
 from maestro_core.journey import Attempt, Journey
@@ -59,7 +62,8 @@ class Exchange(Gate):
             attempt = trip.journey.next()
             try:
                 with trip.sending(attempt) as (messages, arguments):
-                    response = self.served[attempt.name].llm.chat(messages, **arguments)
+                    chat = partial(self.served[attempt.name].llm.chat, messages, **arguments)
+                    response = within(attempt.deadline_s(), chat)
             except BaseException as error:  # noqa: BLE001 - it is raised, unless another endpoint may do better
                 trip.failed(attempt, error)
             else:
@@ -71,7 +75,8 @@ class Exchange(Gate):
             attempt = await trip.journey.anext()
             try:
                 with trip.sending(attempt) as (messages, arguments):
-                    response = await self.served[attempt.name].llm.achat(messages, **arguments)
+                    answer = self.served[attempt.name].llm.achat(messages, **arguments)
+                    response = await awithin(attempt.deadline_s(), answer)
             except BaseException as error:  # noqa: BLE001
                 trip.failed(attempt, error)
             else:
@@ -83,12 +88,12 @@ class Exchange(Gate):
             attempt = trip.journey.next()
             try:
                 with trip.sending(attempt) as (messages, arguments):
-                    chunks: Any = self.served[attempt.name].llm.stream_chat(messages, **arguments)
-                    chunk = next(chunks, None)  # its context must not be held across a yield
+                    # Its context must not be held across a yield.
+                    begin = partial(_begun, self.served[attempt.name].llm, messages, arguments)
+                    first, chunks = within(attempt.deadline_s(streamed=True), begin)
                 with closing(chunks):
-                    while chunk is not None:
+                    for chunk in chain(first, chunks):
                         yield from trip.take(attempt, chunk)
-                        chunk = next(chunks, None)
             except BaseException as error:  # noqa: BLE001
                 trip.failed(attempt, error)
             else:
@@ -101,13 +106,15 @@ class Exchange(Gate):
             attempt = await trip.journey.anext()
             try:
                 with trip.sending(attempt) as (messages, arguments):
-                    chunks: Any = await self.served[attempt.name].llm.astream_chat(messages, **arguments)
-                    chunk = await anext(chunks, None)
+                    begin = _abegun(self.served[attempt.name].llm, messages, arguments)
+                    first, chunks = await awithin(attempt.deadline_s(streamed=True), begin)
                 async with aclosing(chunks):
-                    while chunk is not None:
+                    for chunk in first:
                         for each in trip.take(attempt, chunk):
                             yield each
-                        chunk = await anext(chunks, None)
+                    async for chunk in chunks:
+                        for each in trip.take(attempt, chunk):
+                            yield each
             except BaseException as error:  # noqa: BLE001
                 trip.failed(attempt, error)
             else:
@@ -242,6 +249,26 @@ def _needs(one: Passage, tools: bool) -> frozenset[str]:  # noqa: FBT001 - priva
     }
     found = {"tools"} if tools else set()
     return frozenset(found | ({"images"} if kinds & _IMAGES else set()))
+
+
+def _begun(llm: Any, messages: list[Any], arguments: dict[str, Any]) -> tuple[list[Any], Any]:
+    """Return a stream's parts up to the first that says something, and the rest of it."""
+    first, chunks = [], llm.stream_chat(messages, **arguments)
+    for chunk in chunks:
+        first.append(chunk)
+        if _says_something(chunk):
+            break
+    return first, chunks
+
+
+async def _abegun(llm: Any, messages: list[Any], arguments: dict[str, Any]) -> tuple[list[Any], Any]:
+    """As `_begun`."""
+    first, chunks = [], await llm.astream_chat(messages, **arguments)
+    async for chunk in chunks:
+        first.append(chunk)
+        if _says_something(chunk):
+            break
+    return first, chunks
 
 
 def _says_something(chunk: Any) -> bool:

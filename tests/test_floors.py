@@ -22,7 +22,7 @@ FLOORS = {
     0: "_version blocks errors money types clock auto forks quick",
     1: "settings routes rules hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
-    3: "forecasts endpoints failures health cachestate learned routing anomaly loops",
+    3: "forecasts endpoints failures health cachestate learned deadlines routing anomaly loops",
     4: "telemetry alerts",
     5: "maestro admission circles doors grants incidents thresholds contributors suspicions watch history quote refusal runs spool"
     " open_call queries router journey sending exits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -93,6 +94,19 @@ WAYS = {
     "stream_complete": lambda llm: asyncio.to_thread(lambda: list(llm.stream_complete("q"))[-1]),
     "astream_complete": listen_to_text,
 }
+
+
+@pytest.mark.parametrize("way", ["chat", "achat", "stream_chat", "astream_chat"])
+async def test_who_hangs_is_left_in_time_and_counted_at_its_hold(way, routed, west, east):
+    west.reply, llm = Reply(hang_s=math.inf), routed(sla=SLA(latency_ms_p95=300))
+    async with asyncio.timeout(30):  # its client would wait for minutes
+        answer = await WAYS[way](llm)
+    (failed,) = answer.additional_kwargs["maestro"]["attempts"]
+    assert (failed["endpoint"], failed["failed"]) == ("gpt-4o-mini", "timeout")
+    ledger = llm.maestro.ledger
+    assert ledger.check() == []
+    counted = sum(each.cost_nanos for each in ledger.sums(()))
+    assert counted >= 100 * 600 + east.bill_nanos, "100 output tokens at 0.60 dollars per million"
 
 
 @pytest.mark.parametrize("way", WAYS)
