@@ -238,6 +238,7 @@ class Doors:
             lambda rest, ticket: admission.attempt(request, rest=rest, ticket=ticket),
             shared.changed if shared else None,
             (lambda: _withdraw(shared, key)) if shared else None,
+            request.hold.wanted_nanos,
         )
         generator = turns(
             admission.line,

@@ -12,8 +12,9 @@ import secrets
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from .forks import fork_safe_lock, tell_child
@@ -21,7 +22,7 @@ from .quick import quick
 from .types import Refused, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from random import Random
 
 __all__ = ["BucketName", "Desk", "Line", "Place", "bucket_name", "here", "lineage", "turns"]
@@ -134,14 +135,26 @@ class Line:
             wakes = self._changed()
         _call(wakes)
 
-    def ticket(self, names: frozenset[BucketName], *, waits: bool, inside: bool) -> Ticket:
-        """Return a caller's place among all processes."""
+    @contextmanager
+    def asking(
+        self, names: frozenset[BucketName], wanted_nanos: int, *, waits: bool, inside: bool
+    ) -> Iterator[Ticket]:
+        """Give a caller that asks inside the block its place among all processes.
+
+        Threads ask at the same time; each counts what those before it are about to take as held by the process.
+        """
         if not waits:
-            return Ticket(self.process, inside=inside)
+            yield Ticket(self.process, inside=inside)
+            return
         with self._lock:
             self._forget()
             holds = {name: self._totals[name] for name in names if name in self._totals}
-        return Ticket(self.process, waits=True, inside=inside, holds=holds)
+            self._count(names, wanted_nanos)
+        try:
+            yield Ticket(self.process, waits=True, inside=inside, holds=holds)
+        finally:
+            with self._lock:
+                self._count(names, -wanted_nanos)
 
     def inside(self, place: Place, ancestors: tuple[str, ...]) -> bool:
         """Return whether the caller is inside an open call: of its own thread and task, or around it."""
@@ -254,11 +267,13 @@ class Desk(Generic[T]):
             other calls hold money, and the caller's place among all processes.
         changed: Returns a number that is another one if other processes have done anything; None if nobody can tell.
         withdraw: Says that the caller does not wait any more.
+        wanted_nanos: About what it asks for.
     """
 
     attempt: Callable[[bool, Ticket], T | Refused]
     changed: Callable[[], int] | None = None
     withdraw: Callable[[], None] | None = None
+    wanted_nanos: int = 0
 
 
 def turns(
@@ -293,10 +308,11 @@ def turns(
         while True:
             polls.begin(waits=waiter is not None)
             inside = line.inside(place, ancestors)
-            ticket = line.ticket(names, waits=now_s() < until_s, inside=inside)
             at, held, turn_s = None if inside else line.ahead(names, waiter), None, 0.0
             if at is None:
-                outcome = desk.attempt(False, ticket)
+                waits = now_s() < until_s
+                with line.asking(names, desk.wanted_nanos, waits=waits, inside=inside) as ticket:
+                    outcome = desk.attempt(False, ticket)
                 if not isinstance(outcome, Refused) or outcome.spent:
                     ended = True
                     return outcome
@@ -305,12 +321,14 @@ def turns(
             if waiter is None and now_s() < until_s:
                 waiter = _Waiter(at, wake, place, ancestors)
                 line.join(waiter)
+                if held is not None and not inside and (older := _stood_behind(line, names, waiter, desk)):
+                    at, held, turn_s = older, None, 0.0
             if waiter is not None:
                 line.move(waiter, at)
             # Nothing held: it is only not its turn yet.
             in_vain = waiter is not None and held is not None and 0 < held <= line.in_vain(waiter)
             if in_vain or now_s() >= until_s:
-                outcome = desk.attempt(True, replace(ticket, waits=False))
+                outcome = desk.attempt(True, Ticket(line.process, inside=inside))
                 ended = True
                 return outcome
             yield from polls.until(until_s, first=held is not None, turn_s=turn_s)
@@ -319,6 +337,19 @@ def turns(
             line.leave(waiter)
             if not ended and desk.withdraw:
                 desk.withdraw()
+
+
+def _stood_behind(
+    line: Line, names: frozenset[BucketName], waiter: _Waiter, desk: Desk[T]
+) -> BucketName | None:
+    """Return where an older waiter stands, if a new one has to wait for it; else None.
+
+    Threads that asked at the same time have a ticket each by now. One is due to all of them: that of the first in line.
+    """
+    older = line.ahead(names, waiter)
+    if older is not None and desk.withdraw:
+        desk.withdraw()
+    return older
 
 
 class _Polls:
@@ -348,7 +379,8 @@ class _Polls:
         while self._line.changes == self._changes:
             left_s = max(0.0, until_s - self._now_s())
             if not first or turn_s:
-                yield min(turn_s or _TURN_S, left_s)
+                # One that is not due yet asks soon again: threads that asked beside it may have got less than it was told.
+                yield min(turn_s, _SHORTEST_S, left_s) if turn_s else min(_TURN_S, left_s)
                 return
             yield min(self._chance.uniform(_SHORTEST_S, self._longest_s), left_s)
             if self._changed is None or self._changed() != self._version:

@@ -54,7 +54,8 @@ class Job:
         attribution: Dimensions of every call, besides its run.
         seed: Of the pauses between calls.
         pause_s: The longest pause before a call.
-        begin_s: When it begins, in seconds since 1970, so that several begin together; at once, if that is over.
+        together: Whether nobody in it calls before all workers of `Nursery.run` are ready to.
+        late_s: For how long it waits after that.
     """
 
     calls: int | None = None
@@ -64,7 +65,8 @@ class Job:
     attribution: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     pause_s: float = 0.0
-    begin_s: float = 0.0
+    together: bool = False
+    late_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,18 @@ class Outcome:
     kind: str
     took_s: float
     why: str = ""
+    began_s: float = 0.0  # since 1970
 
 
 class Worker:
     """One worker process, seen from the test."""
 
-    def __init__(self, nursery: Nursery, name: str, pid: int, log: Path) -> None:
+    def __init__(self, nursery: Nursery, name: str, pid: int, log: Path, job: Job) -> None:
         self.name = name
         self.pid = pid
+        self.job = job
+        self.log = log
         self._nursery = nursery
-        self._log = log
         self._code: int | None = None
 
     def send(self, number: signal.Signals) -> None:
@@ -105,7 +109,7 @@ class Worker:
 
     def outcomes(self) -> list[Outcome]:
         """Return what it said of its calls so far."""
-        lines = self._log.read_text(encoding="utf-8").split("\n")[:-1] if self._log.exists() else []
+        lines = self.log.read_text(encoding="utf-8").split("\n")[:-1] if self.log.exists() else []
         return [Outcome(**json.loads(line)) for line in lines]
 
 
@@ -154,13 +158,16 @@ class Nursery:
         name = name or f"w{len(self._workers)}"
         log = self._folder / f"{name}.jsonl"
         answer = self.ask({"start": asdict(job), "name": name, "log": str(log)})
-        worker = Worker(self, name, answer["pid"], log)
+        worker = Worker(self, name, answer["pid"], log, job)
         self._workers.append(worker)
         return worker
 
     def run(self, jobs: Iterable[Job]) -> list[Worker]:
         """Start a worker for each job, all at once, and wait for them."""
         workers = [self.start(job) for job in jobs]
+        if any(worker.job.together for worker in workers):
+            _wait_for([worker.log.with_suffix(".ready") for worker in workers])
+            (self._folder / "go").touch()
         codes = [worker.wait() for worker in workers]
         assert codes == [0] * len(codes), codes
         return workers
@@ -197,6 +204,14 @@ def booked(ledger: Ledger) -> Counter[str]:
     return book
 
 
+def _wait_for(paths: Iterable[Path]) -> None:
+    until_s = time.monotonic() + _LIMIT_S
+    for path in paths:
+        while not path.exists():
+            assert time.monotonic() < until_s, f"nobody wrote {path}"
+            time.sleep(0.002)
+
+
 # --- in the nursery and its workers
 
 
@@ -205,15 +220,15 @@ class _Caller:
 
     def __init__(self, maestro: Maestro, url: str, job: Job, name: str, log: Path) -> None:
         self._maestro, self._url, self._job, self._name = maestro, url, job, name
-        self._log = log.open("a", encoding="utf-8", buffering=1)
+        self._log_path, self._log = log, log.open("a", encoding="utf-8", buffering=1)
+        self._barrier = threading.Barrier(job.threads, self._ready)
         self._lock = threading.Lock()
         self._chance = random.Random(job.seed)
         self._next = 0
 
     def run(self) -> None:
-        if self._job.begin_s:
+        if self._job.together:
             self._maestro.admission.quotes.bound(_call(self._name))  # reads the price book
-            time.sleep(max(0.0, self._job.begin_s - time.time()))
         if self._job.tasks:
             asyncio.run(self._tasks())
             return
@@ -222,6 +237,13 @@ class _Caller:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def _ready(self) -> None:
+        """Wait until everybody is, in all workers."""
+        if self._job.together:
+            self._log_path.with_suffix(".ready").touch()
+            _wait_for([self._log_path.with_name("go")])
+            time.sleep(self._job.late_s)
 
     def _claim(self) -> str | None:
         with self._lock:
@@ -233,6 +255,7 @@ class _Caller:
     def _thread(self) -> None:
         with httpx.Client(timeout=_LIMIT_S) as client:
             send = getattr(self, f"_{self._job.door}")
+            self._barrier.wait()
             while (name := self._claim()) is not None:
                 time.sleep(self._chance.uniform(0, self._job.pause_s))
                 with self._told(name):
@@ -240,6 +263,7 @@ class _Caller:
 
     async def _tasks(self) -> None:
         async with httpx.AsyncClient(timeout=_LIMIT_S) as client, asyncio.TaskGroup() as group:
+            self._ready()
             for _ in range(self._job.tasks):
                 group.create_task(self._task(client))
 
@@ -260,7 +284,7 @@ class _Caller:
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
         """Write down how the call ended, in one line that a kill leaves whole or away."""
-        began = time.monotonic()
+        began, began_s = time.monotonic(), time.time()
         kind, why = "served", ""
         try:
             with attribution(run=name, **self._job.attribution):
@@ -271,7 +295,7 @@ class _Caller:
             kind, why = "unavailable", str(error)
         except (MaestroError, httpx.HTTPError) as error:
             kind, why = "error", repr(error)
-        outcome = Outcome(name, kind, round(time.monotonic() - began, 3), why)
+        outcome = Outcome(name, kind, round(time.monotonic() - began, 3), why, began_s)
         self._log.write(json.dumps(asdict(outcome)) + "\n")
 
     def _core(self, client: httpx.Client, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -65,7 +64,7 @@ def check_books(url, provider):
 def test_calls_that_wait_are_served_while_there_is_money(provider, url, tmp_path, job, worth):
     limit = CALL_NANOS * worth
     caps = [{"limit": dollars(limit), "per": "customer"}]
-    job = replace(job, attribution={"customer": "acme"}, begin_s=time.time() + 3)
+    job = replace(job, attribution={"customer": "acme"}, together=True)
     with Nursery(provider, tmp_path, ledger=url, caps=caps, wait_s=60) as nursery:
         workers = nursery.run([job] * 4)
         outcomes = [outcome for worker in workers for outcome in worker.outcomes()]

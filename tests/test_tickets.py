@@ -4,6 +4,7 @@ import re
 import threading
 from contextlib import closing
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -24,7 +25,7 @@ from maestro_core.types import (
     Ticket,
     new_key,
 )
-from maestro_core.waiting import Line, Place
+from maestro_core.waiting import Desk, Line, Place, turns
 
 EVERYTHING, TEAM = Meter(), Meter(("team",))
 GROWTH = Attribution({"team": "growth"})
@@ -229,11 +230,11 @@ def test_a_process_that_has_much_stands_in_line_before_it_takes_more(file_ledger
     assert isinstance(refused, Refused)
     assert not refused.spent
     assert isinstance(file_ledger.reserve(hold(20, "b")), Held), "who comes in the meantime is served"
-    assert refused.turn_us == 50_000 * 20 * 8 // 80
+    assert refused.turn_us == 500_000 * 20 // 100
     clock.advance(0.07)
     later = file_ledger.reserve(greedy)
     assert isinstance(later, Refused)
-    assert later.turn_us == 50_000 * 20 * 8 // 60 - 70_000, "the more it has of what is free, the longer"
+    assert later.turn_us == 500_000 * 20 // 80 - 70_000, "the more it has of what is free, the longer"
     clock.advance(later.turn_us / 1e6)
     assert isinstance(file_ledger.reserve(greedy), Held), "nobody else wants it"
 
@@ -268,13 +269,44 @@ def test_the_line_knows_what_its_process_holds():
     line, name, other = Line(lambda: now[0]), ("all", ()), ("team", ("growth",))
     line.opened("a", 5, frozenset({name}), Place(1, 1))
     line.opened("b", 7, frozenset({name, other}), Place(1, 2))
-    assert line.ticket(frozenset({name, other}), waits=True, inside=False).holds == {name: 12, other: 7}
+    assert ticket(line, name, other).holds == {name: 12, other: 7}
     line.closed("b")
     line.closed("b")
-    assert line.ticket(frozenset({name}), waits=True, inside=False).holds == {name: 12}, "it took it just now"
+    assert ticket(line, name).holds == {name: 12}, "it took it just now"
     now[0] = 1.0
-    assert line.ticket(frozenset({name, other}), waits=True, inside=False).holds == {name: 5}
-    assert line.ticket(frozenset({name}), waits=False, inside=False).holds == {}
+    assert ticket(line, name, other).holds == {name: 5}
+    assert ticket(line, name, waits=False).holds == {}
+
+
+def ticket(line, *names, waits=True):
+    with line.asking(frozenset(names), 3, waits=waits, inside=False) as own:
+        return own
+
+
+def test_threads_that_ask_at_the_same_time_have_one_ticket_between_them(ledger):
+    line, withdrawn, told = Line(lambda: 0.0), [], []
+    name = EVERYTHING.id, ()
+    ledger.reserve(hold(LIMIT, "all of it"))
+
+    def asks(key, meanwhile=lambda: None):
+        def attempt(rest, own):
+            told.append((key, dict(own.holds)))
+            meanwhile()
+            return ledger.reserve(replace(hold(5, key), ticket=own))
+
+        desk = Desk(attempt, withdraw=lambda: withdrawn.append(key), wanted_nanos=5)
+        return turns(
+            line, frozenset({name}), desk, wake=lambda: None, now_s=lambda: 0.0, until_s=9.0, chance=Random(1)
+        )
+
+    second = asks("second")
+    first = asks("first", meanwhile=lambda: next(second))
+    pause_s = next(first)
+    assert told == [("first", {}), ("second", {name: 5})], "what the first is about to take counts already"
+    assert withdrawn == ["first"], "the second stood in line before it"
+    assert pause_s > 1, "it is woken when it is its turn"
+    second.close()
+    first.close()
 
 
 # -- two processes: two ledgers on one file ---------------------------------------------------------------------------

@@ -24,10 +24,11 @@ _STALE_US = 1_000_000
 # A waiter tries at least every 0.55 s, and often sooner; then it does not always say that it is there, which is a write.
 _BEAT_US = 150_000
 
-# A process that holds more than an eighth of what is free stands in line for a moment before it takes more; longer, the
-# more it holds. Chosen so that four processes which begin within a tenth of a second share a cap worth ten calls.
+# A process that holds more than an eighth of what is free stands in line before it takes more: for as much of this time
+# as it has of what it holds and what is free together. Chosen so that four processes which begin within a tenth of a
+# second share a cap worth ten calls. One more call of ten makes a difference longer than the pause between two looks.
 _PART = 8
-_MOMENT_US, _LONGEST_US = 50_000, 300_000
+_LONGEST_US = 500_000
 
 # How long a process does not know yet whether there are others, and for how long it remembers that there were.
 _STRANGE_US = 3_000_000
@@ -109,10 +110,10 @@ def too_soon(
     limits = {meter.id: limit for meter, limit in hold.limits if "run" not in meter.per}
     for place, counter in places:
         limit = limits.get(place.key[0])
-        parts = ticket.holds.get(place.key[:2], 0) * _PART
-        if limit is None or parts <= (free := limit - sum(counter)):
+        holds = ticket.holds.get(place.key[:2], 0)
+        if limit is None or holds * _PART <= (free := limit - sum(counter)):
             continue
-        left_us = min(_LONGEST_US, _MOMENT_US * parts // max(free, 1)) - stood_us
+        left_us = _LONGEST_US * holds // (holds + max(free, 0)) - stood_us
         if left_us > 0:
             return Refused(place.bucket(counter), limit, hold.needed_nanos, at_us, turn_us=left_us)
     return None
