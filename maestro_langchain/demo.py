@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -116,7 +117,13 @@ def _summary(
     for by in ("team", "agent", "tool", "model"):
         report = maestro.report(by=by, since="all")
         header, body = report.cells()
-        table = Table(title=f"Spent by {by}", title_justify="left", title_style="bold")
+        table = Table(
+            title=f"Spent by {by}",
+            title_justify="left",
+            title_style="bold",
+            box=box.HEAVY_HEAD if console.is_terminal else None,  # a pipe gets aligned text
+            pad_edge=console.is_terminal,
+        )
         for i, name in enumerate(header):
             table.add_column(name, justify="left" if i < len(report.by) else "right")
         for line in body:
@@ -218,7 +225,8 @@ def _script(request: Request) -> Reply:
             text="Not yet. ", tool_calls=[("web_search", {"query": query})], output_tokens=120, delay_s=pause
         )
     if "look_up_order" in tools and not results:
-        return Reply(tool_calls=[("look_up_order", {"number": "4711"})], delay_s=pause)
+        number = "".join(filter(str.isdigit, request.prompt))
+        return Reply(tool_calls=[("look_up_order", {"number": number})], delay_s=pause)
     if "summarise" in tools and not results:
         return Reply(tool_calls=[("web_search", {"query": request.prompt})], delay_s=pause)
     if "summarise" in tools and results[0].startswith("Three papers"):

@@ -117,7 +117,7 @@ def test_doctor_reconciles_counters_with_the_journal_and_says_what_was_wrong(led
 
 def test_a_ledger_that_cannot_reconcile_says_so(place, monkeypatch):
     monkeypatch.setenv("MAESTRO_LEDGER", "memory:")
-    assert "problem: the ledger memory: cannot reconcile" in run("doctor", "--reconcile", code=1).stdout
+    assert "MAESTRO_LEDGER=sqlite:///maestro.db" in run("doctor", "--reconcile", code=1).stdout
 
 
 def test_doctor_names_every_problem_at_once(ledger, monkeypatch):

@@ -192,7 +192,8 @@ def test_what_cannot_be_read_is_one_line(place, text, says):
 
 
 def test_a_file_that_is_not_there_or_not_text_is_one_line(place):
-    assert "absent.csv" in run("absent.csv", "--provider", "openai", code=1).stderr
+    error = run("absent.csv", "--provider", "openai", code=2).stderr
+    assert "absent.csv; export usage or cost as CSV from openai's console" in error
     (place / "image.csv").write_bytes(b"\xff\xfe\x00\x01")
     assert run("image.csv", "--provider", "openai", code=1).stderr.count("\n") == 1
 

@@ -120,14 +120,12 @@ class Alerts:
             except sinks.Undelivered as failure:
                 error = str(failure)
             outcomes.append((f"webhook {webhook.host}", error))
-        sinks.emit_event(alert)
+        if sinks.takes_events():
+            sinks.emit_event(alert)
+            outcomes.append(("OpenTelemetry event", ""))
         plugins.observe(self._plugins, "maestro_alert", alert=alert)
         listeners = len(self._plugins.hook.maestro_alert.get_hookimpls())
-        return [
-            *outcomes,
-            ("OpenTelemetry event", ""),
-            *([(f"{listeners} plugins", "")] if listeners else []),
-        ]
+        return [*outcomes, *([(f"{listeners} plugins", "")] if listeners else [])]
 
     def flush(self, timeout_s: float = _CLOSE_S) -> bool:
         """Wait until everything reported so far is delivered or given up; return whether it was, in time."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from maestro_core.types import Alert
 
-__all__ = ["Undelivered", "Webhook", "emit_event", "log"]
+__all__ = ["Undelivered", "Webhook", "emit_event", "log", "takes_events"]
 
 _log = logging.getLogger("maestro")
 
@@ -91,6 +91,15 @@ class Webhook:
 def log(alert: Alert) -> None:
     """Write an alert to the logger `maestro`, as a warning with its fields."""
     _log.warning("%s", alert, extra={"maestro_alert": alert.to_dict()})
+
+
+def takes_events() -> bool:
+    """Return whether this process has set a logger provider, so that an event goes anywhere."""
+    from opentelemetry._logs import NoOpLoggerProvider, get_logger_provider
+
+    provider = get_logger_provider()
+    stands_in = type(provider).__name__ == "ProxyLoggerProvider"  # which has no public name
+    return not stands_in and not isinstance(provider, NoOpLoggerProvider)
 
 
 def emit_event(alert: Alert) -> None:

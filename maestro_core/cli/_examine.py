@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from contextlib import closing
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ __all__ = ["examine"]
 _REQUIRED = ("genai-prices", "opentelemetry-sdk", "pydantic-settings")
 _OLD_DAYS = 60
 _MOST_NAMED = 5
+_AHEAD_S = 60
 # What an extra is good for, and the distribution that shows whether it is there.
 _EXTRAS = {
     "langchain": "langchain",
@@ -41,11 +42,12 @@ _EXTRAS = {
 }
 
 
-def examine(*, reconcile: bool = False) -> dict[str, Any]:
+def examine(*, reconcile: bool = False, correct_clock: bool = False) -> dict[str, Any]:
     """Return everything that `maestro doctor --json` prints; `problems` has one line for each thing to fix.
 
     Args:
         reconcile: Put right first what differs from the ledger's journal; `reconciled` has a line for each difference.
+        correct_clock: Set the ledger's time back first, if it is ahead of the machine's; `reconciled` says so.
     """
     from maestro_core import plugins
 
@@ -58,7 +60,7 @@ def examine(*, reconcile: bool = False) -> dict[str, Any]:
         "extras": extras,
         "settings": _effective(settings),
         "attribution": _attribution(problems),
-        "ledger": _ledger(settings, manager, problems, reconcile=reconcile),
+        "ledger": _ledger(settings, manager, problems, reconcile=reconcile, correct_clock=correct_clock),
         "price_book": _price_book(problems),
         "newest_price": _newest_price(),
         "plugins": _plugins(manager, problems),
@@ -155,7 +157,12 @@ def _attribution(problems: list[str]) -> dict[str, str]:
 
 
 def _ledger(
-    settings: Settings | None, manager: PluginManager, problems: list[str], *, reconcile: bool
+    settings: Settings | None,
+    manager: PluginManager,
+    problems: list[str],
+    *,
+    reconcile: bool,
+    correct_clock: bool,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
         "url": None,
@@ -166,6 +173,7 @@ def _ledger(
         "meters": [],
         "holds": [],
         "unpriced": [],
+        "clock_ahead_s": 0,
     }
     if settings is None:
         return found
@@ -178,8 +186,11 @@ def _ledger(
         if ledger is not None:
             with closing(ledger):
                 ledger.presume()  # what ended processes held; whoever comes next would find it, too
+                if correct_clock:
+                    found["reconciled"] += _clock_corrected(ledger)
                 if reconcile:
-                    found["reconciled"] = _reconciled(ledger)
+                    found["reconciled"] += _reconciled(ledger)
+                found["clock_ahead_s"] = _clock_ahead_s(ledger, problems)
                 found |= _contents(ledger)
                 found["limits"] = _limits(ledger, settings)
     except (MaestroError, OSError) as error:
@@ -204,11 +215,43 @@ def _embedded(url: str, found: dict[str, Any], problems: list[str]) -> Ledger | 
 
 
 def _reconciled(ledger: Ledger) -> list[str]:
+    if ledger.url == "memory:":
+        raise MaestroError(
+            'the ledger "memory:" lives and ends with its process, so there is nothing to reconcile from outside;'
+            " set MAESTRO_LEDGER=sqlite:///maestro.db, there and here"
+        )
     reconcile = getattr(ledger, "reconcile", None)  # a plugin's ledger need not know it
     if reconcile is None:
         raise MaestroError(f"the ledger {ledger.url.partition(':')[0]}: cannot reconcile its counters")
     lines: list[str] = reconcile()
     return lines
+
+
+def _clock_corrected(ledger: Ledger) -> list[str]:
+    correct = getattr(ledger, "correct_clock", None)  # only a file outlives a clock that was wrong
+    if correct is None:
+        raise MaestroError("only a sqlite:/// ledger has a clock to correct; restart the process instead")
+    ahead_us: int = correct()
+    when = f"{from_micros(ledger.now_us()):%Y-%m-%d %H:%M} UTC"
+    return (
+        [f"the ledger's time was {timedelta(microseconds=ahead_us)} ahead; it is {when} now"]
+        if ahead_us
+        else []
+    )
+
+
+def _clock_ahead_s(ledger: Ledger, problems: list[str]) -> int:
+    """Return how far the ledger's time is ahead of this machine's, which is worth a line from a minute on."""
+    then, now = from_micros(ledger.now_us()), datetime.now(UTC)
+    ahead_s = max(0, int((then - now).total_seconds()))
+    if ahead_s < _AHEAD_S:
+        return 0
+    problems.append(
+        f"the ledger's time, {then:%Y-%m-%d %H:%M} UTC, is {timedelta(seconds=ahead_s)} ahead of this machine's, which was"
+        " set back or ran ahead once; calls count in the windows of that time until the machine has caught up; if"
+        " this machine's is right, maestro doctor --correct-clock"
+    )
+    return ahead_s
 
 
 def _contents(ledger: Ledger) -> dict[str, Any]:

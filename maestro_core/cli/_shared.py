@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from maestro_core.maestro import Maestro
 
-__all__ = ["AsJson", "echo_json", "open_maestro", "sqlite_path"]
+__all__ = ["AsJson", "check_times", "echo_json", "open_maestro", "sqlite_path"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money as decimal strings.")]
 
@@ -24,6 +24,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money as decim
 def echo_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def check_times(**times: str | None) -> None:
+    """Look whether options name times at all, before a ledger is opened.
+
+    Raises:
+        BadParameter: For one that does not.
+    """
+    from maestro_core.queries import parse_time
+    from maestro_core.terminal import clean
+
+    for name, text in times.items():
+        if text is None:
+            continue
+        try:
+            parse_time(text, 0, "UTC", name=f"--{name}")
+        except ValueError as error:
+            raise typer.BadParameter(clean(str(error))) from None
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._shared import AsJson, echo_json, open_maestro
+from ._shared import AsJson, check_times, echo_json, open_maestro
 
 if TYPE_CHECKING:
     from maestro_core.maestro import Maestro
@@ -33,6 +33,7 @@ def alerts(
     """List the alerts that were told, oldest first; or try whether one arrives."""
     from maestro_core.queries import parse_time
 
+    check_times(since=since)
     with open_maestro() as maestro:
         if test:
             _test(maestro, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maestro_core.errors import MaestroError
+from maestro_core.errors import MaestroError, SettingsError
 
 __all__ = ["demo"]
 
@@ -28,6 +28,10 @@ def demo(
         # By name: the core knows its adapters only here, and only once someone asks for the demo.
         run = import_module("maestro_langchain.demo").run
         code = run(ledger=ledger, live=live)
+    except SettingsError as error:
+        if ledger is None:
+            raise
+        raise typer.BadParameter(str(error), param_hint="--ledger") from None
     except ImportError as error:
         raise MaestroError(f'the demo cannot start: {error}; pip install "maestro-finops[demo]"') from None
     raise typer.Exit(code)

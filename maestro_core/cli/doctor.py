@@ -41,15 +41,19 @@ def doctor(
     cost: Annotated[
         str | None, typer.Option("--cost", metavar="DOLLARS", help="What the call with that key cost.")
     ] = None,
+    correct_clock: Annotated[
+        bool,
+        typer.Option("--correct-clock", help="Set the ledger's time back, if it is ahead of this machine's."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check versions, settings, ledger, price book and plugins.
 
-    Without --reconcile and --correct it changes nothing, save that what ended processes held is presumed spent. The exit
+    Without --reconcile, --correct and --correct-clock it changes nothing, save that what ended processes held is presumed spent. The exit
     code is 1 if there is something to fix.
     """
     corrected = _corrected(correct, cost)
-    found = examine(reconcile=reconcile)
+    found = examine(reconcile=reconcile, correct_clock=correct_clock)
     if corrected:
         found["corrected"] = corrected
     if prove:

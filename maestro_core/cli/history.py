@@ -10,7 +10,7 @@ import typer
 from maestro_core.clock import from_micros
 from maestro_core.money import format_usd, to_usd
 
-from ._shared import AsJson, echo_json, open_maestro
+from ._shared import AsJson, check_times, echo_json, open_maestro
 
 if TYPE_CHECKING:
     from ._corrections import Repricing
@@ -38,6 +38,7 @@ def reprice(
 
     from ._corrections import price_again
 
+    check_times(since=since, until=until)
     with open_maestro() as maestro:
         now_us, zone = maestro.ledger.now_us(), maestro.settings.time_zone
         since_us = parse_time(since, now_us, zone, name="since")
@@ -71,6 +72,11 @@ def reconcile(
 
     from ._reconciliation import compare
 
+    check_times(since=since, until=until)
+    if not file.is_file():
+        raise typer.BadParameter(
+            f"there is no file {file.absolute()}; export usage or cost as CSV from {provider}'s console and name that file"
+        )
     with open_maestro() as maestro:
         now_us = maestro.ledger.now_us()
         ends = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import date, datetime, time
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ from maestro_core.clock import from_micros
 from maestro_core.errors import MaestroError
 from maestro_core.money import format_usd, to_usd
 
-from ._shared import AsJson, echo_json, open_maestro, sqlite_path
+from ._shared import AsJson, check_times, echo_json, open_maestro, sqlite_path
 
 if TYPE_CHECKING:
     from maestro_core.maestro import Maestro
@@ -38,6 +37,8 @@ def archive(
     Caps go on counting them, and reports by one dimension stay right. The file is a ledger like any other, and may
     hold what was archived before.
     """
+    if not _is_date(before):
+        check_times(before=before)
     with open_maestro() as maestro:
         move = getattr(maestro.ledger, "archive", None)  # a plugin's ledger need not know it
         path = sqlite_path(maestro.settings.ledger)
@@ -63,9 +64,17 @@ def _before_us(maestro: Maestro, text: str) -> int:
 
     zone = maestro.settings.time_zone
     when: str | datetime = text
-    with suppress(ValueError):  # not a date: parse_time knows the other forms, and what to say of the rest
+    if _is_date(text):
         when = datetime.combine(date.fromisoformat(text), time(), ZoneInfo(zone))
     return parse_time(when, maestro.ledger.now_us(), zone, name="before")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json(moved: Any) -> dict[str, Any]:

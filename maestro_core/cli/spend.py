@@ -9,7 +9,7 @@ import typer
 from maestro_core.money import format_usd, to_nanos
 from maestro_core.types import Budget
 
-from ._shared import AsJson, echo_json, open_maestro
+from ._shared import AsJson, check_times, echo_json, open_maestro
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,7 @@ def report(
     Dimensions are team, feature, customer, agent, tool, model, provider, run, and whatever calls were attributed to.
     """
     dimensions, only = _dimensions(by), _pairs(where or ())
+    check_times(since=since, until=until)
     with open_maestro() as maestro:
         found = maestro.report(by=dimensions, since=since, until=until, where=only or None)
     if as_json:

@@ -9,13 +9,15 @@ from . import _archive, _limits, _records
 from ._archive import Archived
 from ._audit import Findings, compare, compare_newest, repair
 from ._queries import count_before
-from ._rows import AttributionIds, insert_record
+from ._rows import AttributionIds, insert_record, read_meters
+from ._rules import since_us
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
     from pathlib import Path
 
+    from maestro_core.clock import Clock
     from maestro_core.types import Meter
 
     from ._database import Database
@@ -39,6 +41,7 @@ class Upkeep:
     """The part of a `SQLiteLedger` that people and its own care call for."""
 
     url: str
+    _clock: Clock
     _database: Database
     _owners: Owners
     _attributions: AttributionIds
@@ -99,6 +102,35 @@ class Upkeep:
             moved, cost_nanos = moved + records, cost_nanos + nanos
         with self._database.reading as connection:
             return Archived(before_us, file, moved, cost_nanos, count_before(connection, before_us))
+
+    def correct_clock(self) -> int:
+        """Set the store's time back to the machine's, because a person knows that the machine's was ahead once.
+
+        Calls that were made meanwhile stay where they were counted, which may be windows that are to come. Meters that were
+        declared meanwhile count from the current window on. Other processes follow with their next call.
+
+        Returns:
+            By how many microseconds it was ahead; 0 if it was not, and nothing was done.
+        """
+        with self._database.writing as connection:
+            was_us, seq = self._begin(connection)
+            now_us = self._clock.now_us()
+            if was_us <= now_us:
+                return 0
+            connection.execute(
+                "UPDATE store SET clock_us = ?, meters_version = meters_version + 1", (now_us,)
+            )
+            for meter_id, counted in read_meters(connection).items():
+                if counted.since_us > now_us:
+                    begins_us = since_us(counted.meter, now_us)
+                    connection.execute(
+                        "UPDATE meters SET since_us = ? WHERE meter_id = ?", (begins_us, meter_id)
+                    )
+            repair(connection, compare(connection))  # at once, since they must not admit before they know
+            detail = {"clock_was_us": was_us, "clock_is_us": now_us}
+            record = _records.note("repaired", detail, seq=seq, now_us=now_us)
+            insert_record(connection, record, self._attributions.find(connection, record.attribution))
+        return was_us - now_us
 
     def archives(self) -> list[tuple[int, str]]:
         """Return before when calls were archived (microseconds), and to which file, in the order it was done."""

@@ -62,7 +62,7 @@ class SQLiteLedger(Upkeep):
         self._clock = clock or SystemClock()
         self._database = Database(Path(path))
         self._attributions = AttributionIds()
-        self._seen_us = 0
+        self._seen_us = self._stored_us = 0
         self._counters = Counters()
         self._company = _tickets.Company()
         self._owners = Owners(self._database.path)
@@ -284,6 +284,9 @@ class SQLiteLedger(Upkeep):
         return Moment(self._latest_us(clock_us), (last or 0) + 1)
 
     def _latest_us(self, stored_us: int) -> int:
+        if stored_us < self._stored_us:  # only a person sets it back: `correct_clock`
+            self._seen_us = 0
+        self._stored_us = stored_us
         self._seen_us = max(self._seen_us, stored_us, self._clock.now_us())
         return self._seen_us
 
