@@ -18,7 +18,7 @@ __all__ = ["Series"]
 _TESTS = tuple(
     (1 - 1 / minutes, multiple, deviations, kind)
     for minutes, multiple, deviations, kind in zip(
-        WINDOWS, (2.5, 2.0, 1.5, 1.2), (5.5, 5.5, 5.5, 5.0), ("spike", "spike", "spike", "leak"), strict=True
+        WINDOWS, (2.0, 1.8, 1.5, 1.2), (4.8, 4.7, 4.2, 4.2), ("spike", "spike", "spike", "leak"), strict=True
     )
 )
 _HOUR = WINDOWS.index(60)
@@ -27,7 +27,7 @@ _LEAST_SHARE = 0.02  # of the mean: even where nothing is usual, something is no
 # A leak counts from so much above the usual on, and is told at so many deviations of a day:
 # few, since a day's noise takes turns and a leak does not.
 _LEAK_FROM = 1.13
-_LEAK_DEVIATIONS = 2.0
+_LEAK_DEVIATIONS = 1.8
 # An incident is over when spend has stayed below this multiple of the usual for a while.
 _OVER = 1.3
 # What has lasted for two days is the new usual, and is learned.
@@ -136,7 +136,8 @@ class Series:
                 keep = math.exp(-minutes / length)
                 for sums, added in ((self._sums, mean), (self._usuals, usual / minutes)):
                     sums[window] = keep * sums[window] + (1 - keep) * length * added
-            self._spread.learn_past(minutes, calls, self._sums, self._usuals, spent)
+            call = spent / calls if calls else 0.0
+            self._spread.learn_past(minutes, usual=usual, call=call, sums=self._sums, usuals=self._usuals)
             self._today.add(spent, usual)
         if (minute + minutes) % DAY == 0:
             self._learn_day(minute + minutes, calm=True)

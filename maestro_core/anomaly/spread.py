@@ -13,10 +13,11 @@ __all__ = ["WINDOWS", "Spread"]
 WINDOWS = (4, 20, 60, 240)
 
 _MEMORY = 4_000  # minutes
+_MOST_OF_A_MINUTE = 1_000.0
 _DAYS = 21
 _UNKNOWN = 0.05
-_CALLS = 1.5  # where next to nothing is usual, a spike is several calls
-_LEAK_GRAIN = 1.4
+_CALLS = 0.7  # where next to nothing is usual, a spike is several calls
+_LEAK_GRAIN = 1.3
 # In a window of independent minutes with this memory, half as much varies as in as many plain minutes.
 _HALF = 0.5
 # How many times the mean call a call is that makes the noise: those of a trace are skewed.
@@ -29,10 +30,11 @@ class Spread:
     Amounts are nano-dollars as floats: this is statistics, not accounting.
     """
 
-    __slots__ = ("_daily", "_days", "_grain", "_mass", "_minutes", "_rough")
+    __slots__ = ("_daily", "_days", "_grain", "_mass", "_minutes", "_rough", "_usual", "_varied")
 
     def __init__(self) -> None:
-        self._grain = 0.0  # the variance of a minute per usual dollar: about what one call costs
+        # The variance of a minute, what is usual in one, and the one per dollar of the other: about what a call costs.
+        self._varied = self._usual = self._grain = 0.0
         # The variance of a window around the usual, as a share of its square; busy times weigh more.
         self._rough = [_UNKNOWN] * len(WINDOWS)
         self._mass = [0.0] * len(WINDOWS)
@@ -51,23 +53,34 @@ class Spread:
     def learn(self, spent: float, usual: float, sums: Sequence[float], usuals: Sequence[float]) -> None:
         """Take in a minute, and the windows that it ends."""
         weight = self._weight(1)
-        if usual > 0:
-            seen = (spent - usual) ** 2 / usual
-            # A single minute may not teach more than some times what is known, or a runaway would excuse the next.
-            self._grain += (
-                min(seen, 30 * self._grain) if self._grain else seen
-            ) * weight - self._grain * weight
+        self._usual += (usual - self._usual) * weight
+        seen = (spent - usual) ** 2
+        # Where calls are rare, one is many times what is usual in its minute, and all the noise there is. Yet no minute
+        # may teach much more than what is known, or a runaway would excuse the next.
+        seen = min(seen, _MOST_OF_A_MINUTE * self._varied) if self._varied else seen
+        self._varied += (seen - self._varied) * weight
+        if self._usual > 0:
+            self._grain = self._varied / self._usual
         for window, normal in enumerate(usuals):
             self._stray(window, sums[window] - normal, normal, weight)
 
     def learn_past(
-        self, minutes: int, calls: int, sums: Sequence[float], usuals: Sequence[float], spent: float
+        self, minutes: int, *, usual: float, call: float, sums: Sequence[float], usuals: Sequence[float]
     ) -> None:
-        """Take in several minutes of which only the total is known, and the windows that they end."""
+        """Take in several minutes of which only the total is known, and the windows that they end.
+
+        Args:
+            minutes: How many.
+            usual: In all of them.
+            call: What a call in them cost; 0 if there was none.
+            sums: The windows.
+            usuals: What would be usual in them.
+        """
         weight = self._weight(minutes)
-        if calls > 0:
-            grain = _SKEW * spent / calls
-            self._grain += (grain - self._grain) * weight if self._grain else grain
+        self._usual += (usual / minutes - self._usual) * weight
+        if call > 0:
+            self._grain += (_SKEW * call - self._grain) * (weight if self._grain else 1.0)
+        self._varied = self._grain * self._usual
         for window, normal in enumerate(usuals):
             # What happens within so many minutes is not seen: it may stray as if each minute went its own way.
             unseen = max(1.0, minutes / WINDOWS[window]) ** 0.5
@@ -82,7 +95,7 @@ class Spread:
     def dump(self) -> dict[str, Any]:
         """Return the state as JSON values."""
         return {
-            "grain": self._grain,
+            "grain": [self._varied, self._usual, self._grain],
             "rough": self._rough,
             "mass": self._mass,
             "minutes": self._minutes,
@@ -92,7 +105,8 @@ class Spread:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what `dump` returned."""
-        self._grain, self._minutes = float(state["grain"]), int(state["minutes"])
+        self._varied, self._usual, self._grain = state["grain"]
+        self._minutes = int(state["minutes"])
         self._rough, self._mass = list(state["rough"]), list(state["mass"])
         self._daily, self._days = float(state["daily"]), int(state["days"])
 

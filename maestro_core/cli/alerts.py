@@ -63,8 +63,10 @@ def watch(
             raise ValueError("alerts.detect is off in the settings; set it to true, or do not start a watch")
         maestro.thresholds.look()
         if once:
-            maestro.watch.look()
+            looked = maestro.watch.look()
             maestro.alerts.flush()
+            said = "looked at" if looked else "another process watches"
+            typer.echo(f"{said} {maestro.ledger.url}", err=True)
             return
         typer.echo(f"watching {maestro.ledger.url}; Ctrl-C ends it", err=True)
         maestro.watch.start()
