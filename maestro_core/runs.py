@@ -218,8 +218,12 @@ class Runs:
     def name(self, run_id: Hashable | None, name: str) -> None:
         """Call the outermost run around `run_id` so, in caps and reports; a resumed run keeps its name."""
         found = self._find(run_id)
-        if found is not None:
-            self._names[found.root_id] = name
+        if found is None or self._names.get(found.root_id) == name:
+            return
+        self._names[found.root_id] = name
+        root = self._find(found.root_id)
+        if root is not None and root.drawing is not None:
+            root.drawing.belongs(self.attribution(root))
 
     @contextmanager
     def around(self, attribution: Attribution, instance: Hashable = None) -> Iterator[None]:

@@ -9,14 +9,14 @@ from maestro_core.exits import CUT
 from maestro_core.prices.caching import asked_writes
 from maestro_core.types import Call
 
-from ._models import base_url, least_output_tokens, model_name, own_limit, provider_of
+from ._models import base_url, beside, least_output_tokens, model_name, own_limit, provider_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from maestro_core.types import Attribution
 
-__all__ = ["SLACK", "has_usage", "to_call", "to_input", "to_reply", "to_usage", "was_cut"]
+__all__ = ["SLACK", "data_of", "has_usage", "to_call", "to_input", "to_reply", "to_usage", "was_cut"]
 
 # What integrations leave on an answer's message for their users; no provider is sent it.
 _KEPT_AT_HOME = frozenset({"maestro", "stop_reason", "thinking_delta", "usage"})
@@ -53,10 +53,10 @@ def to_call(
     return Call(
         provider=provider_of(llm),
         model=name,
-        input=[SLACK, {"cache_idx": getattr(llm, "cache_idx", None)}],
+        input=[SLACK, {"cache_idx": getattr(llm, "cache_idx", None)}, beside(llm, settings)],
         history=to_input(payload),
         max_output_tokens=own_limit(llm, kwargs, governed=governed),
-        tools=[*sent, *(value for value in settings.values() if value and _is_data(value))],
+        tools=[*sent, *data_of(settings)],
         least_output_tokens=least_output_tokens(llm),
         n=int(settings.get("n") or 1),
         attempts=attempts,
@@ -67,8 +67,11 @@ def to_call(
     )
 
 
-def _is_data(value: object) -> bool:
-    return isinstance(value, dict | list | tuple) or hasattr(value, "model_json_schema")
+def data_of(settings: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the arguments of a request that are sent as JSON: tools, schemas, options."""
+    for value in settings.values():
+        if value and (isinstance(value, dict | list | tuple) or hasattr(value, "model_json_schema")):
+            yield value
 
 
 def to_input(payload: Sequence[Any] | str) -> list[dict[str, Any]]:

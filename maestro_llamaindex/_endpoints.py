@@ -25,7 +25,7 @@ from ._models import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from maestro_core import Endpoint
 
@@ -102,9 +102,15 @@ def _served(endpoint: Endpoint, name: str) -> Served:
         fits=limit_kwargs(llm, 1) is not None,
         retries=retries,
         lacks=frozenset() if isinstance(llm, FunctionCallingLLM) else frozenset({"tools"}),
-        carried=tuple(part for key in ("additional_kwargs", "tools") if (part := getattr(llm, key, None))),
+        carried=tuple(_carried(llm)),
     )
     return Served(facts, llm)
+
+
+def _carried(llm: Any) -> Iterator[Any]:
+    yield from (part for key in ("additional_kwargs", "tools") if (part := getattr(llm, key, None)))
+    if said := getattr(llm, "instructions", None):
+        yield {"instructions": said}
 
 
 def _identity(llm: Any) -> Hashable:

@@ -16,7 +16,7 @@ from maestro_core.journey import Attempt, Journey
 from maestro_core.router import Ask, Router
 from maestro_core.sending import Sending
 
-from ._convert import SLACK, to_input
+from ._convert import SLACK, data_of, to_input
 from ._endpoints import LAST_TOOLS, Served
 from ._models import LIMITS
 from ._passage import Heard, Passage
@@ -143,10 +143,13 @@ class _Trip:
         self._waiting: list[Any] = []
         terms = Terms(keeps_last=chance.keeps_last, last=chance.last, whole=one.by_agent)
         tools = self._arguments.get("tools") or self._arguments.get(LAST_TOOLS) or ()
+        options = {
+            name: value for name, value in self._arguments.items() if name not in {"tools", LAST_TOOLS}
+        }
         ask = Ask(
-            input=SLACK,
+            input=[SLACK, {name: value for name, value in options.items() if isinstance(value, str)}],
             history=to_input(one.payload),
-            tools=[*map(_definition, tools), self._options()],
+            tools=[*map(_definition, tools), *data_of(options)],
             max_output_tokens=max(
                 (value for name in LIMITS if isinstance(value := self._arguments.get(name), int)),
                 default=None,
@@ -223,13 +226,6 @@ class _Trip:
         if response is not None:
             response.additional_kwargs = {**response.additional_kwargs, "maestro": told}
         return response
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self._arguments.items()
-            if name not in {"tools", LAST_TOOLS} and isinstance(value, dict | list | str)
-        }
 
 
 def _messages(one: Passage) -> list[ChatMessage]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maestro_core.prices.places import place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "LIMITS",
     "attempts_of",
     "base_url",
+    "beside",
     "is_legacy_completion",
     "least_output_tokens",
     "limit_kwargs",
@@ -86,6 +90,20 @@ def model_name(component: Any) -> str:
 def base_url(component: Any) -> str:
     """Return where requests go, if that is not the maker's own place; never with credentials."""
     return place_of(next((url for name in _URLS if (url := getattr(component, name, None))), None))
+
+
+# Content that the provider keeps, and bills as if it were sent.
+_KEPT_THERE = ("previous_response_id", "conversation", "prompt")
+
+
+def beside(llm: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a request says beside messages and tools: texts, and a name for what the provider keeps of it."""
+    found = {name: value for name, value in settings.items() if isinstance(value, str)}
+    if _is_responses(llm):
+        found.setdefault("instructions", llm.instructions or "")
+        kept = next((settings[name] for name in _KEPT_THERE if settings.get(name)), None)
+        found["previous_response_id"] = str(kept or llm._previous_response_id or "")  # noqa: SLF001 - it has no other name
+    return found
 
 
 _legacy: dict[tuple[type, str], bool] = {}  # asking a model for its metadata takes longer than all else here

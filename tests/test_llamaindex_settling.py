@@ -12,6 +12,7 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.llms.anthropic import Anthropic
+from llama_index.llms.openai import OpenAIResponses
 from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded
@@ -153,3 +154,22 @@ def test_the_fitted_limit_is_on_the_wire(maker, built, way, provider, llama, cla
     last = list(answer)[-1] if way == "stream_chat" else answer
     assert provider.requests[0].max_output_tokens == last.additional_kwargs["maestro"]["fitted_output_tokens"]
     assert_sound(maestro, provider, int(limit * 1e9))
+
+
+def test_what_the_provider_keeps_of_a_conversation_is_held_for(provider, make_maestro):
+    provider.reply = Reply(text="fine", output_tokens=20)
+    llm = OpenAIResponses(
+        model="gpt-4o-mini",
+        max_output_tokens=100,
+        instructions="Answer in one word. " * 50,
+        track_previous_responses=True,
+        api_base=provider.openai_url,
+        api_key="none",
+    )
+    maestro = make_maestro(caps=[Cap("1")])
+    attach(llm, maestro)
+    llm.chat([ChatMessage("How do batteries age? " * 200)])
+    llm.chat([ChatMessage("Why?")])
+    assert provider.charges[1].input_tokens > 1_000  # the first question is billed again
+    assert_sound(maestro, provider)
+    assert not any(record.overrun for record in maestro.ledger.records())

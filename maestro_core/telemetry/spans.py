@@ -60,6 +60,14 @@ class Drawing:
         return self._own
 
     @harmless
+    def belongs(self, attribution: Attribution) -> None:
+        """Whom it is for has become known after it began."""
+        facts = whom(attribution)
+        self._attributes |= facts
+        if self._own is not None:
+            self._own.set_attributes(facts)
+
+    @harmless
     def refused(self, error: CapExceeded) -> None:
         """A cap did not admit it: say which, as attributes and as an event."""
         facts: dict[str, AttributeValue] = {
