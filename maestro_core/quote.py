@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from .prices import price_book
 from .prices.caching import asked_writes
 from .prices.fields import normal_url
 from .prices.layers import Layers, Priced, Spent, Worst
-from .prices.served import FEES, served
+from .prices.served import FEES, searches_always, served
 from .types import Call, Cost, CostLine, Reservation, Settlement
 from .usage import Usage
 
@@ -70,8 +71,12 @@ class Quotes:
             return self._tool_price(call)
         hook = self.plugins.hook.maestro_estimate
         most = hook(call=call) if hook.get_hookimpls() else None
-        if most is None:
-            most = _most(call, self.prefixes)
+        mosts = _mosts(call, self.prefixes) if most is None else [most]
+        if len(mosts) == 1:
+            return self._bound_of(call, mosts[0])
+        return max((self._bound_of(call, each) for each in mosts), key=lambda cost: cost.nanos)
+
+    def _bound_of(self, call: Call, most: Usage) -> Cost:
         cost = self._by_plugin(call, most)
         if cost is not None:
             return cost
@@ -91,6 +96,12 @@ class Quotes:
                 declared=call.price,
             )
         )
+        if _hides_a_fee(call) and not once.price_id.startswith("user:"):
+            raise PriceNotFound(
+                f"{call.name or call.model} searches the web in every call, for a fee that the price book does not have,"
+                f' so it has no bound; declare [[prices]] with provider = "{call.provider}", model = "{call.model}", its'
+                " input, its output, and per_request = the fee"
+            )
         return once if call.attempts == 1 else _times(once, call.attempts)
 
     def expected(self, call: Call, plain: Plain, at: datetime) -> int | None:
@@ -169,6 +180,8 @@ class Quotes:
             return Settlement(cost_nanos=reservation.held_nanos, estimated_nanos=reservation.held_nanos,
                               usage=counts, unpriced=UNPRICED, detail=facts)  # fmt: skip
         cost = priced.cost
+        if priced.layer in {"book", "contract"} and _hides_a_fee(reservation.call):
+            cost = replace(cost, unpriced=tuple(dict.fromkeys((*cost.unpriced, "web_searches"))))
         nanos = cost.nanos
         if cost.unpriced and reservation.capped:
             nanos = max(nanos, reservation.held_nanos)  # .nanos is only a lower bound
@@ -320,12 +333,16 @@ def _times(cost: Cost, attempts: int) -> Cost:
     return Cost(cost.nanos * attempts, tuple(lines), cost.price_id, cost.unpriced)
 
 
-def _most(call: Call, prefixes: Prefixes) -> Usage:
-    """Return the most that a call can use, once."""
+def _hides_a_fee(call: Call) -> bool:
+    return call.price is None and searches_always(call)
+
+
+def _mosts(call: Call, prefixes: Prefixes) -> list[Usage]:
+    """Return the most that a call can use, once; several, where it depends on prices which is the most."""
     extra = served(call) if call.tools else None
     tokens = _most_input(call, prefixes)
     if extra is None:
-        return Usage(input_tokens=tokens, output_tokens=_most_output(call))
+        return [Usage(input_tokens=tokens, output_tokens=_most_output(call))]
     if extra.unknown:
         window = context_window(call.provider, call.model)
         if window is None:
@@ -334,7 +351,8 @@ def _most(call: Call, prefixes: Prefixes) -> Usage:
                 "so its input has no bound; leave them out, or say what it may use with a maestro_estimate plugin"
             )
         tokens = max(tokens, window * extra.looks)
-    return Usage(input_tokens=tokens, output_tokens=_most_output(call), **dict[str, Any](extra.uses))
+    output = _most_output(call)
+    return [Usage(input_tokens=tokens, output_tokens=output, **dict[str, Any](uses)) for uses in extra.uses]
 
 
 def _most_input(call: Call, prefixes: Prefixes) -> int:

@@ -59,6 +59,38 @@ def test_without_a_limit_the_error_names_the_one_to_set(bound, provider, model, 
         bound(provider, model, tool)
 
 
+def test_tools_that_share_a_limit_are_held_at_the_dearest_uses_of_it(bound):
+    web, files = {"type": "web_search"}, {"type": "file_search"}
+    worst = bound("openai", "gpt-5-mini", web, files, max_tool_calls=5)
+    window = context_window("openai", "gpt-5-mini")
+    assert uses(worst) == {"web_searches": 5}, "a search of the web costs more than one of files"
+    for searches in range(6):
+        fees = {"web_searches": searches, "storage_searches": 5 - searches}
+        usage = Usage(input_tokens=6 * window, output_tokens=500, **fees)
+        assert price("openai", "gpt-5-mini", usage).nanos <= worst.nanos
+    assert uses(bound("openai", "gpt-5-mini", {**web, "max_uses": 2}, files, max_tool_calls=5)) == {
+        "web_searches": 2,
+        "storage_searches": 3,
+    }
+    assert worst.nanos == bound("openai", "gpt-5-mini", web, max_tool_calls=5).nanos
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-search-preview", "gpt-4o-mini-search-preview-2025-03-11"])
+def test_a_model_that_always_searches_needs_its_fee_declared(bound, make_maestro, model):
+    with pytest.raises(PriceNotFound, match="per_request = the fee"):
+        bound("openai", model)
+    free = make_maestro()
+    with free.call(provider="openai", model=model, input="hi", max_output_tokens=500) as call:
+        record = call.settle(Usage(input_tokens=10, output_tokens=5))
+    assert record.unpriced == ("web_searches",)
+    rates = {"provider": "openai", "model": model, "input": "2.50", "output": "10", "per_request": "0.025"}
+    capped = make_maestro(caps=[Cap("1")], prices=[rates])
+    with capped.call(provider="openai", model=model, input="hi", max_output_tokens=500) as call:
+        record = call.settle(Usage(input_tokens=10, output_tokens=5))
+    assert record.cost_nanos == 25_000_000 + 10 * 2_500 + 5 * 10_000
+    assert record.unpriced == ()
+
+
 def test_a_tool_without_a_known_fee_has_no_bound(bound):
     with pytest.raises(PriceNotFound, match="code_executions"):
         bound("openai", "gpt-5-mini", {"type": "code_interpreter"}, max_tool_calls=1)

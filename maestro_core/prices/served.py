@@ -7,15 +7,16 @@ Their fees are billed per use, and Anthropic and OpenAI bill what a search finds
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from maestro_core.errors import PriceNotFound
 
 if TYPE_CHECKING:
     from maestro_core.types import Call
 
-__all__ = ["FEES", "Served", "served"]
+__all__ = ["FEES", "Served", "searches_always", "served"]
 
 # Kinds of usage that are billed per use.
 FEES = ("web_searches", "storage_searches", "code_executions", "social_searches", "rerank_searches")
@@ -42,6 +43,9 @@ _GOOGLE = {
     "url_context": None,
     "urlContext": None,
 }
+# Models that search in every call, whatever its tools, for a fee that neither their usage nor the price book tells.
+# (OpenAI, "Web search": "Using gpt-4o-search-preview".)
+_SEARCHING = ("-search-preview", "-search-api")
 _BILLED_PER_PROMPT = ("gemini-1", "gemini-2")  # since Gemini 3, each query is billed
 
 
@@ -50,12 +54,13 @@ class Served:
     """What a provider's own tools may add to a call.
 
     Args:
-        uses: The most uses of each fee, e.g. `{"web_searches": 3}`.
+        uses: The most uses of each fee, e.g. `{"web_searches": 3}`; several, where one limit holds for all tools together.
+            The dearest of them is the bound.
         looks: How often the model may read its whole context; 1 if what the tools find is not billed as input.
         unknown: Whether what they find has no size that is known, so that the context may be full at every look.
     """
 
-    uses: Mapping[str, int] = field(default_factory=dict)
+    uses: tuple[Mapping[str, int], ...] = ({},)
     looks: int = 1
     unknown: bool = False
 
@@ -66,18 +71,51 @@ def served(call: Call) -> Served | None:
     Raises:
         PriceNotFound: If their uses have no limit; the message names the one to set.
     """
-    uses: dict[str, int] = {}
-    looks, unknown, any_of_them = 1, False, False
+    fixed: dict[str, int] = {}
+    limited: list[tuple[str | None, int]] = []
     for name, tool, fee in _declared(call):
-        any_of_them = True
         if fee == "web_searches" and name in _GOOGLE:
-            uses[fee] = uses.get(fee, 0) + _google_uses(call, name)
-            continue
-        most = _most_uses(call, name, tool)
-        looks, unknown = looks + most, True
+            fixed[fee] = fixed.get(fee, 0) + _google_uses(call, name)
+        else:
+            limited.append((fee, _most_uses(call, name, tool)))
+    if not fixed and not limited:
+        return None
+    together = sum(most for _, most in limited)
+    if len(limited) > 1 and _is_count(call.max_tool_calls):
+        together = min(together, call.max_tool_calls)
+    return Served(tuple(_shared(fixed, limited, together)), 1 + together, bool(limited))
+
+
+def searches_always(call: Call) -> bool:
+    """Return whether the model searches the web in every call, for a fee that nobody reports."""
+    return any(part in call.model for part in _SEARCHING)
+
+
+def _shared(
+    fixed: Mapping[str, int], limited: Sequence[tuple[str | None, int]], together: int
+) -> Iterator[Mapping[str, int]]:
+    """Yield the uses of each fee if one tool after the other takes what it can of all uses; the dearest is among them."""
+    most: dict[str, int] = {}
+    for fee, uses in limited:
         if fee is not None:
-            uses[fee] = uses.get(fee, 0) + most
-    return Served(uses, looks, unknown) if any_of_them else None
+            most[fee] = most.get(fee, 0) + uses
+    if sum(most.values()) <= together:
+        yield _added(fixed, most)
+        return
+    for order in permutations(most):
+        left, taken = together, dict[str, int]()
+        for fee in order:
+            taken[fee] = min(most[fee], left)
+            left -= taken[fee]
+        yield _added(fixed, {fee: uses for fee, uses in taken.items() if uses})
+
+
+def _added(fixed: Mapping[str, int], uses: Mapping[str, int]) -> Mapping[str, int]:
+    return {fee: fixed.get(fee, 0) + uses.get(fee, 0) for fee in (*fixed, *uses)}
+
+
+def _is_count(limit: object) -> TypeGuard[int]:
+    return isinstance(limit, int) and not isinstance(limit, bool)
 
 
 def _declared(call: Call) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
@@ -106,7 +144,7 @@ def _most_uses(call: Call, name: str, tool: Mapping[str, Any]) -> int:
     if name in _GOOGLE:  # url_context: at most 20 addresses, by Google's page
         return 20
     limits = [tool.get("max_uses"), call.max_tool_calls]
-    known = [limit for limit in limits if isinstance(limit, int) and not isinstance(limit, bool)]
+    known = [limit for limit in limits if _is_count(limit)]
     if not known:
         limit = (
             "max_uses on the tool" if "max_uses" in tool or call.provider == "anthropic" else "max_tool_calls"
