@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from . import plugins, refusal
-from .attribution import MOST_DIMENSIONS, cleaned, current, environment_defaults
-from .caps import charges, matches
+from .caps import charges
 from .clock import from_micros
+from .declared import Declared
 from .errors import CapExceeded, LedgerError, LedgerUnavailable, MaestroError, PriceNotFound
 from .fitting import Outputs, fit, tokens_for
 from .grants import Grants
 from .latches import Latches
+from .payers import Payers
 from .quick import quick
 from .quote import Quotes, ceiling_tokens
 from .types import (
-    UNATTRIBUTED,
-    Attribution,
     Bucket,
     Call,
     Hold,
@@ -98,14 +97,9 @@ class Admission:
         self._looked_us = 0
         self._spool = spool
         self.shared: SharedLedger | None = ledger if isinstance(ledger, SharedLedger) else None
-        self._defaults = environment_defaults()
+        self.payers = Payers(settings, manager)
+        self.declared = Declared(settings, manager, ledger)
         self._refused = refused
-        self._warned: set[str] = set()
-        self._declared: set[Meter] = set()
-        self._announced = False
-        zone = settings.time_zone
-        self._caps: tuple[tuple[Cap, Meter], ...] = tuple((cap, cap.meter(zone)) for cap in settings.caps)
-        self._declare([limit.meter(zone) for limit in (*settings.caps, *settings.budgets)])
 
     def prepare(
         self,
@@ -131,9 +125,9 @@ class Admission:
             PriceNotFound: If a cap applies and there is no price or no bound.
             MaestroError: If a required dimension is missing.
         """
-        call = self.attributed(call)
-        caps = self._caps_for(call)
-        self._check_required(call)
+        call = self.payers.attributed(call)
+        caps = self.declared.caps_for(call)
+        self.payers.check_required(call)
         bound = self._bound(call, capped=bool(caps))
         run = call.attribution.dimensions.get("run")
         hold = Hold(
@@ -178,17 +172,7 @@ class Admission:
         if self.shared and request.names:
             hold = replace(hold, ticket=ticket or self._at_once())
         try:
-            self._announce(request)
-            outcome = self._ledger.reserve(hold)
-            if (
-                isinstance(outcome, Refused)
-                and "run" in outcome.bucket.meter.per
-                and self._let_go_on(request)
-            ):
-                hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
-                outcome = self._ledger.reserve(hold)
-            if isinstance(outcome, Refused) and not outcome.spent and self._find_lost(outcome.at_us):
-                outcome = self._ledger.reserve(hold)  # which tells whether that money is worth waiting for
+            outcome = self._asked(request, hold)
         except LedgerUnavailable as error:
             if request.caps and not self._spool.allow(hold.amount_nanos):
                 raise
@@ -201,12 +185,17 @@ class Admission:
         self._spool.replay()
         return self._admitted(request, outcome)
 
-    def _announce(self, request: Request) -> None:
-        if self._announced or not request.caps:
-            return  # a command that only reads makes no calls, and enforces nothing
-        if announce := getattr(self._ledger, "announce", None):
-            announce([(meter, cap.limit_nanos) for cap, meter in self._caps])
-        self._announced = True
+    def _asked(self, request: Request, hold: Hold) -> Held | Refused:
+        """Return the ledger's answer; asked again where the first one need not be true any more."""
+        if request.caps:  # a command that only reads makes no calls, and enforces nothing
+            self.declared.announce()
+        outcome = self._ledger.reserve(hold)
+        if isinstance(outcome, Refused) and "run" in outcome.bucket.meter.per and self._let_go_on(request):
+            hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
+            outcome = self._ledger.reserve(hold)
+        if isinstance(outcome, Refused) and not outcome.spent and self._find_lost(outcome.at_us):
+            outcome = self._ledger.reserve(hold)  # which tells whether that money is worth waiting for
+        return outcome
 
     def refuse(self, request: Request, refused: Refused) -> NoReturn:
         """Journal a refusal and raise it; money that is spent latches the run.
@@ -255,7 +244,7 @@ class Admission:
         """Return the refusal for an answer that was cut because its limit was fitted; `partial` is its text."""
         call = reservation.call
         tightest: tuple[int, Cap, Bucket] | None = None
-        for cap, meter in self._caps_for(call):
+        for cap, meter in self.declared.caps_for(call):
             charged = [values for _, values in charges([meter], call.attribution, call.provider, call.model)]
             for bucket in self._ledger.buckets(meter):
                 free = cap.limit_nanos - bucket.used
@@ -295,55 +284,6 @@ class Admission:
         self.line.closed(key)
 
     # -- the steps of prepare -------------------------------------------------------------------------------------
-
-    def attributed(self, call: Call) -> Call:
-        """Return the call with everything that is known of whom it is for."""
-        own = call.attribution
-        merged: dict[str, str] = dict(self._defaults)
-        for found in self._plugins.hook.maestro_attribution(call=call):
-            merged.update(cleaned(found, check_names=True))
-        merged |= {**current(), **cleaned(own.dimensions)}
-        if len(merged) > MOST_DIMENSIONS:
-            merged = self._fewer(merged)
-        if merged == own.dimensions:  # as doors that know the run tree have it already
-            return call
-        return replace(call, attribution=Attribution(merged, own.path))
-
-    def _fewer(self, dimensions: Mapping[str, str]) -> dict[str, str]:
-        # Refusing would stop a call for a label. What caps look at stays: without it a call would pass them by.
-        self._warn_once(f"a call has {len(dimensions)} dimensions; {MOST_DIMENSIONS} are kept")
-        needed = {"run", *self._settings.require}
-        for cap in self._settings.caps:
-            needed.update(cap.per, dict(cap.where))
-        kept = sorted(dimensions, key=lambda name: name not in needed)[:MOST_DIMENSIONS]
-        return {name: dimensions[name] for name in kept}
-
-    def _caps_for(self, call: Call) -> tuple[tuple[Cap, Meter], ...]:
-        hook, pairs = self._plugins.hook.maestro_caps, self._caps
-        if hook.get_hookimpls():
-            added = [cap for found in hook(call=call) for cap in found]
-            extra = [(cap, cap.meter(self._settings.time_zone)) for cap in added]
-            self._declare([meter for _, meter in extra])
-            pairs = (*pairs, *extra)
-        return tuple(
-            [
-                pair
-                for pair in pairs
-                if not pair[1].where or matches(pair[1], call.attribution, call.provider, call.model)
-            ]
-        )
-
-    def _check_required(self, call: Call) -> None:
-        missing = [d for d in self._settings.require if call.attribution.value(d) == UNATTRIBUTED]
-        if not missing:
-            return
-        names = ", ".join(missing)
-        if self._settings.require_mode == "warn":
-            self._warn_once(f"calls without {names} are counted as {UNATTRIBUTED}")
-            return
-        raise MaestroError(
-            f"this call has no {names}, which is required; wrap it in attribution({missing[0]}=...)"
-        )
 
     def _bound(self, call: Call, *, capped: bool) -> Cost | None:
         try:
@@ -434,17 +374,6 @@ class Admission:
 
     def _at_once(self) -> Ticket:
         return Ticket(self.line.process, inside=self.line.inside(here(), lineage.get()))
-
-    def _declare(self, meters: Sequence[Meter]) -> None:
-        new = [meter for meter in meters if meter not in self._declared]
-        if new:
-            self._ledger.declare(new)
-            self._declared.update(new)
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            _log.warning(message)
 
 
 def _less_last(hold: Hold, meter: Meter, limit_nanos: int) -> tuple[Meter, int]:

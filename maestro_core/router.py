@@ -273,7 +273,7 @@ class Router:
         others = {name: f"pinned to {pinned}" for name in self.facts if pinned not in {"", name}}
         if not rules:
             return others
-        who = self.maestro.admission.attributed(self.call(next(iter(self.facts)), ask, "")).attribution
+        who = self.maestro.admission.payers.attributed(self.call(next(iter(self.facts)), ask, "")).attribution
         found = {
             name: broken(rules, who, name, f"{facts.provider}:{facts.model}")
             for name, facts in self.facts.items()
