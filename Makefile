@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What `make simulate` plays: SCHEDULES (for ever, if empty), one SEED with its trace, on which STORE (memory, sqlite).
 STORE ?= memory
 
-.PHONY: help demo test simulate lint bench drill peers matrix clean
+.PHONY: help demo test simulate lint bench drill peers matrix ranges clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,8 +42,12 @@ matrix:          ## try every LangChain chat integration against a server on thi
 	@.venv-matrix/bin/python -m pip install -qq --editable . --group matrix
 	@.venv-matrix/bin/python tests/matrix/providers.py
 
+ranges:          ## the lowest versions of everything, each framework alone; LlamaIndex's other makers; needs the network; writes docs/ranges.md
+	@test -x .venv-ranges/uv/bin/uv || { $(PYTHON) -m venv .venv-ranges/uv && .venv-ranges/uv/bin/python -m pip install -qq uv; }
+	@PATH="$(CURDIR)/.venv-ranges/uv/bin:$$PATH" $(PYTHON) tests/ranges/run.py
+
 clean:           ## forget the environment and all caches
-	rm -rf .venv .venv-matrix .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-matrix .venv-peers .venv-ranges .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Maestro needs Python 3.11 or newer; run make PYTHON=python3.12")'

@@ -5,9 +5,10 @@ The names are the integrations' private ones; tests/matrix/providers.py counts t
 
 from __future__ import annotations
 
-import copy
 from contextlib import suppress
 from typing import Any
+
+from maestro_core.boto import silent_boto
 
 __all__ = ["NO_RETRIES", "silence_clients"]
 
@@ -38,22 +39,4 @@ def silence_clients(model: Any) -> None:
                 None  # left unset, the client has a default of its own
             )
         elif package == "langchain_aws":
-            model.client = _silent_boto(model.client)
-
-
-def _silent_boto(client: Any) -> Any:
-    """Return a copy of a boto client, with its credentials and connections, that hears no call to retry."""
-    silent, endpoint = _shallow(client), _shallow(client._endpoint)  # noqa: SLF001
-    emitter = copy.copy(endpoint._event_emitter)  # noqa: SLF001
-    service = client.meta.service_model.service_id.hyphenize()
-    emitter.unregister(f"needs-retry.{service}", unique_id=f"retry-config-{service}")
-    endpoint._event_emitter = emitter  # noqa: SLF001
-    silent._endpoint = endpoint  # noqa: SLF001
-    return silent
-
-
-def _shallow(thing: Any) -> Any:
-    # `copy.copy` asks a boto client for attributes before it has any, which never ends.
-    twin = object.__new__(type(thing))
-    twin.__dict__.update(thing.__dict__)
-    return twin
+            model.client = silent_boto(model.client)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
-from ._models import LIMITS
+from maestro_core.boto import silent_boto
+
+from ._models import LIMITS, packages
 from ._passage import Passage, is_inside
 from ._texts import Texts, listening
 from .gate import exit_here
@@ -111,13 +113,30 @@ def _silenced(component: Any) -> tuple[int, dict[str, Any]]:
         return 0, {}
     private = component.__pydantic_private__ or {}
     clients = {name: private[name] for name in _CLIENTS if private.get(name) is not None}
-    if not all(hasattr(client, "with_options") for client in clients.values()):
-        return 0, {}  # not a client of the kind that can be told; its attempts are held for all at once
-    before = {"max_retries": retries, **{name: private[name] for name in _CLIENTS if name in private}}
+    quiet = {name: _quiet(component, client) for name, client in clients.items()}
+    if None in quiet.values():
+        return 0, {}  # not a client of a kind that can be told; its attempts are held for all at once
+    if "bedrock_converse" in packages(component) and private.get("_config") is not None:
+        # Its asynchronous clients are made for each call.
+        quiet["_config"] = private["_config"].merge(type(private["_config"])(retries={"max_attempts": 0}))
+    before = {"max_retries": retries}
+    before |= {name: private[name] for name in (*_CLIENTS, *quiet) if name in private}
     component.max_retries = 0
-    for name, client in clients.items():
-        setattr(component, name, client.with_options(max_retries=0))
+    for name, client in quiet.items():
+        setattr(component, name, client)
     return retries, before
+
+
+def _quiet(component: Any, client: Any) -> Any:
+    """Return a client that sends nothing again by itself, or None if this one cannot be made to."""
+    if hasattr(client, "with_options"):
+        return client.with_options(max_retries=0)
+    try:
+        if "google_genai" in packages(component):  # it retries only if its maker's options say so
+            return client if client._api_client._http_options.retry_options is None else None  # noqa: SLF001
+        return silent_boto(client) if "bedrock_converse" in packages(component) else None
+    except AttributeError:  # of the user's own making
+        return None
 
 
 # -- the classes ------------------------------------------------------------------------------------------------------

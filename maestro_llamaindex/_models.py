@@ -45,6 +45,7 @@ _LIMIT_ARGUMENTS = {
     "litellm": "max_tokens",
     "openai": "max_tokens",
 }
+_TWICE = frozenset({"bedrock_converse", "openai"})  # they retry by themselves what their clients have retried
 LIMITS = (
     "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "max_new_tokens", "num_predict",
 )  # fmt: skip
@@ -154,8 +155,9 @@ def own_limit(llm: Any, kwargs: dict[str, Any], *, governed: bool) -> int | None
     """
     asked = _limits(kwargs, kwargs.get("generation_config"), kwargs.get("extra_body"))
     extra = getattr(llm, "additional_kwargs", None)
+    fields = {name: getattr(llm, name, None) for name in LIMITS}
     built = _limits(
-        {name: getattr(llm, name, None) for name in LIMITS}, extra, getattr(llm, "generation_config", None)
+        fields, extra, getattr(llm, "generation_config", None), getattr(llm, "_generation_config", None)
     )
     if is_legacy_completion(llm):
         asked = []  # LlamaIndex replaces it by all that the context window leaves
@@ -174,11 +176,12 @@ def _limits(*places: Any) -> list[int]:
 
 
 def attempts_of(component: Any) -> int:
-    """Return how often a component may send a request: OpenAI's retries of its own are on top of its client's."""
+    """Return how often a component may send a request: some have retries of their own on top of their client's."""
     retries = getattr(component, "max_retries", None)
     if not isinstance(retries, int) or retries <= 0:
         return 1
-    return retries * (1 + retries) if "openai" in packages(component) else 1 + retries
+    twice = not _TWICE.isdisjoint(packages(component))
+    return retries * (1 + retries) if twice else 1 + retries
 
 
 def least_output_tokens(llm: Any) -> int:

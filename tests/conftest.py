@@ -1,14 +1,13 @@
-"""Shared fixtures. Nothing here replaces a part of Maestro: the frameworks, the HTTP and the ledgers are real."""
+"""Shared fixtures. Nothing here replaces a part of Maestro: the frameworks, the HTTP and the ledgers are real.
+
+A fixture imports its own framework: `make ranges` runs tests where only one of them is installed.
+"""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-from langchain.agents import create_agent
-from langchain_anthropic import ChatAnthropic
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
 
 from maestro_core import Maestro
 from maestro_core.testing import FakeProvider, Reply
@@ -30,6 +29,7 @@ def provider():
 @pytest.fixture
 def openai(provider):
     """Make a ChatOpenAI that talks to the stand-in."""
+    ChatOpenAI = pytest.importorskip("langchain_openai").ChatOpenAI  # noqa: N806 - a class
 
     def make(**kwargs):
         kwargs = {"model": "gpt-5-mini", "max_tokens": 100, "max_retries": 0, "stream_usage": True, **kwargs}
@@ -41,6 +41,8 @@ def openai(provider):
 @pytest.fixture
 def make_researcher(provider, openai):
     """Make an agent that calls its model twice, with a search between; 2,200 tokens in, 140 out."""
+    from langchain.agents import create_agent
+    from langchain_core.tools import tool
 
     @tool
     def search(query: str) -> str:
@@ -65,6 +67,7 @@ def researcher(make_researcher):
 @pytest.fixture
 def anthropic(provider):
     """Make a ChatAnthropic that talks to the stand-in."""
+    ChatAnthropic = pytest.importorskip("langchain_anthropic").ChatAnthropic  # noqa: N806
 
     def make(**kwargs):
         kwargs = {"model": "claude-sonnet-5", "max_tokens": 100, "max_retries": 0, **kwargs}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 # The house, from the ground up. Modules of one floor may import each other.
 FLOORS = {
-    0: "_version blocks errors money types clock auto forks quick",
+    0: "_version blocks boto errors money types clock auto forks quick",
     1: "settings routes rules hookspecs plugins attribution usage prices estimate prefixes",
     2: "caps waiting latches fitting ledger",
     3: "forecasts endpoints failures health cachestate learned deadlines routing anomaly loops",

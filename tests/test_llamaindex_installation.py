@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
 
-from langchain.agents import create_agent
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.callbacks import CallbackManager
@@ -22,7 +21,6 @@ from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
-from maestro_langchain import MaestroMiddleware
 from maestro_llamaindex import MaestroCallbackHandler, attach, detach, install, installation
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +132,9 @@ print(maestro.report("agent", since="all").total, [dict(r.key) for r in maestro.
 
 
 async def test_both_frameworks_share_a_customers_cap(provider, openai, llama, make_maestro):
+    create_agent = pytest.importorskip("langchain.agents").create_agent
+    from maestro_langchain import MaestroMiddleware
+
     maestro = make_maestro(caps=[Cap("0.003", per="customer")])
 
     def reply(request):

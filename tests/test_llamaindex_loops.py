@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -75,3 +76,27 @@ def test_an_agent_that_gets_on_is_left_alone(provider, make_maestro):
     ]
     assert run(maestro, provider, [search, read]) == "Done."
     assert told(maestro) == []
+
+
+def save(page: str) -> str:
+    """Keep a page."""
+    return "saved"
+
+
+def test_what_a_tool_is_asked_counts(provider, make_maestro):
+    """A tool that only confirms makes progress with each new page; one that counts makes none with the same words."""
+    maestro = make_maestro(on_loop="halt")
+    provider.reply = [*(Reply(tool_calls=[("save", {"page": page})]) for page in PAGES), "Done."]
+    assert run(maestro, provider, [save]) == "Done."
+    assert told(maestro) == []
+
+    tries = itertools.count(10)
+
+    def count(query: str) -> str:
+        """Search, and say how often."""
+        return f"{next(tries)} searches, no result"
+
+    provider.reset()
+    provider.reply = [*(Reply(tool_calls=[("count", {"query": "x"})]) for _ in PAGES), "I give up."]
+    with pytest.raises(CapExceeded, match="halted"):
+        run(maestro, provider, [count])
