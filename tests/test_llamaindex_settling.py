@@ -79,13 +79,14 @@ async def test_a_stream_that_is_left_is_charged(how, provider, llama, make_maest
         await anext(chunks)
         await chunks.aclose()
     else:
+        begun = asyncio.Event()
 
         async def listen():
             async for _ in await llm.astream_chat(ASK):
-                pass
+                begun.set()
 
         task = asyncio.create_task(listen())
-        await asyncio.sleep(0.3)
+        await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
