@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
     from .types import Candidate, Decision
 
-__all__ = ["TIMES", "awithin", "deadline_s", "within"]
+__all__ = ["PROBE_TIMES", "TIMES", "awithin", "deadline_s", "within"]
 
 _T = TypeVar("_T")
 
 TIMES = 3
+# A probe asks an endpoint that failed lately: who is its caller shall not wait long for a bad guess. One answer of a
+# sound endpoint in a hundred and forty takes so much longer (at the usual spread).
+PROBE_TIMES = 1.5
 # A busy machine may need so long for itself.
 _LEAST_S = 1.0
 
@@ -31,8 +34,8 @@ def deadline_s(decision: Decision, *, streamed: bool, probe: bool) -> float | No
     """Return how long the chosen endpoint may take, of a stream until its first token; None if as long as it wants.
 
     Three times what the SLA promises, or what is expected of the endpoint, if that is more: who is late only as ever is
-    not cut off. Without such an SLA only a probe is limited, of an endpoint that failed lately. The last endpoint that may
-    serve the call never is.
+    not cut off. A probe of an endpoint that failed lately has half of that; without such an SLA only a probe is limited.
+    The last endpoint that may serve the call never is.
 
     Args:
         decision: Who else may serve it.
@@ -51,7 +54,7 @@ def deadline_s(decision: Decision, *, streamed: bool, probe: bool) -> float | No
             return None
         expected = expected or max((seen[name] or 0 for name in decision.ranking), default=0)
     longest = max(promised or 0, expected or 0)
-    return max(_LEAST_S, TIMES * longest / 1_000) if longest else None
+    return max(_LEAST_S, (PROBE_TIMES if probe else TIMES) * longest / 1_000) if longest else None
 
 
 def _expected_ms(candidate: Candidate, *, streamed: bool) -> float | None:

@@ -20,6 +20,7 @@ __all__ = ["Known", "Prefixes", "fingerprint"]
 _MOST = 40_000
 # What a chat format may put around a reply when it comes back as input.
 _FRAMING = 16
+_TEXTS = frozenset({str, type(None)})
 
 
 class Known(NamedTuple):
@@ -87,6 +88,8 @@ def fingerprint(value: object) -> int:
     if isinstance(value, str) or value is None:
         return hash(value)
     if isinstance(value, (dict, Mapping)):
+        if _TEXTS.issuperset(map(type, value.values())):
+            return hash(tuple(value.items()))
         return hash(tuple([(key, fingerprint(part)) for key, part in value.items()]))
     if isinstance(value, (list, Sequence)) and not isinstance(value, bytes):
         return hash(tuple([fingerprint(part) for part in value]))

@@ -146,6 +146,10 @@ def test_it_is_three_times_what_was_promised():
     assert limit_s(sla, only="cheap") is None
 
 
+def test_a_probe_has_half_of_that():
+    assert limit_s(SLA(latency_ms_p95=4_000), probe=True) == TIMES / 2 * 4
+
+
 def test_who_is_slow_as_ever_has_three_times_that():
     slow = {"latency_ms_p95": 9_000.0, "latency_chance": 0.1}
     assert limit_s(SLA(latency_ms_p95=4_000), cheap=slow, dear=slow) == 27
@@ -154,9 +158,9 @@ def test_who_is_slow_as_ever_has_three_times_that():
 def test_without_an_sla_only_a_probe_is_limited():
     seen = {"latency_ms_p95": 2_000.0, "ttft_ms_p95": 500.0}
     assert limit_s(SLA(), cheap=seen) is None
-    assert limit_s(SLA(), cheap=seen, probe=True) == 6
-    assert limit_s(SLA(), cheap=seen, probe=True, streamed=True) == 1.5
-    assert limit_s(SLA(), dear=seen, probe=True) == 6, "of one that was never answered, what the others take"
+    assert limit_s(SLA(), cheap=seen, probe=True) == 3
+    assert limit_s(SLA(), cheap=seen, probe=True, streamed=True) == 1, "at least"
+    assert limit_s(SLA(), dear=seen, probe=True) == 3, "of one that was never answered, what the others take"
     assert limit_s(SLA(), probe=True) is None
 
 

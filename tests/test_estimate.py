@@ -31,6 +31,14 @@ def test_text_is_bounded_by_its_bytes(messages):
     assert input_bound(messages) >= bytes_of(messages) + framing
 
 
+@given(text=TEXT, role=st.sampled_from(["user", "tool"]))
+def test_the_short_way_for_plain_messages_counts_as_the_long_one(text, role):
+    plain = {"role": role, "content": text}
+    named = plain | {"name": ""}
+    assert input_bound(plain) == input_bound(named) - len("name") - 6
+    assert input_bound({"role": role, "content": [text]}) == input_bound(plain) + 2
+
+
 @given(text=TEXT)
 def test_all_the_ways_to_say_the_same(text):
     least = bytes_of(text)

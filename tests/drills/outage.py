@@ -1,7 +1,10 @@
 """An outage over HTTP: the primary of three endpoints fails in four ways in turn, under concurrent calls.
 
-For each trouble: a burst that meets it, bursts once the breaker is open, each followed by one of the fallback without a
-router, and the return after recovery. Run: python tests/drills/outage.py [calls] [rounds]
+For each trouble: a burst that meets it; once the breaker is open, waves of so many calls in flight, every other one to the
+fallback without a router, so that whatever else the machine does falls on both; and the return after recovery. The calls
+of a wave start one after the other within the time that an answer takes: what keeps a core busy would measure the core.
+
+Run: python tests/drills/outage.py [calls] [rounds] [500] [hangs] [streams] [429]; without a name, all four.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from maestro_core import Maestro
 from maestro_core.testing import FakeProvider, Reply
 from maestro_langchain import RoutedChatModel
 
-DELAY_S = 1.0  # as short answers of real models take
+DELAY_S = 8.0  # as answers of some hundred tokens take; a wave of 200 is then 25 calls in a second
+LONGEST_S = 300.0  # of one trouble; it takes about two minutes
 FINE = {"text": "a short answer", "input_tokens": 400, "output_tokens": 60}
 TROUBLES = {
     "answers 500": Reply(status=500),
@@ -63,7 +67,12 @@ class Seen:
     @property
     def added(self) -> float:
         """By how much a call took longer than the fallback itself, once the breaker was open."""
-        return median_ms(self.diverted) / median_ms(self.alone) - 1
+        return self.added_ms / median_ms(self.alone)
+
+    @property
+    def added_ms(self) -> float:
+        """The same in milliseconds, between the medians of all calls."""
+        return median_ms(self.diverted) - median_ms(self.alone)
 
 
 def median_ms(bursts: list[Burst]) -> float:
@@ -119,11 +128,12 @@ class Outage:
             provider.wait_idle()
         return sum(provider.bill_nanos for provider in self.providers)
 
-    async def burst(self, calls: int, *, stream: bool, model: object = None) -> Burst:
-        """Start so many calls at once."""
+    async def burst(self, calls: int, *, stream: bool, model: object = None, over_s: float = 0.0) -> Burst:
+        """Start so many calls, all at once or spread over some seconds."""
         burst = Burst()
 
-        async def one() -> None:
+        async def one(number: int) -> None:
+            await asyncio.sleep(over_s * number / calls)
             began, target = time.perf_counter(), model or self.model
             try:
                 if stream:
@@ -139,7 +149,7 @@ class Outage:
             burst.latencies_ms.append((time.perf_counter() - began) * 1_000)
             burst.chosen.append(answer.response_metadata.get("maestro", {}).get("chosen", ""))
 
-        await asyncio.gather(*(one() for _ in range(calls)))
+        await asyncio.gather(*map(one, range(calls)))
         return burst
 
     async def trouble(self, name: str, calls: int, rounds: int = 1) -> Seen:
@@ -149,10 +159,8 @@ class Outage:
         before = len(primary.requests)
         meeting = await self.burst(calls, stream=stream)
         between = len(primary.requests)
-        diverted, alone = [], []
-        for _ in range(rounds):
-            diverted.append(await self.burst(calls, stream=stream))
-            alone.append(await self.without_router(calls, stream=stream))
+        waves = [await self.wave(calls, stream=stream) for _ in range(rounds)]
+        diverted, alone = [[*each] for each in zip(*waves, strict=True)]
         after = len(primary.requests)
         primary.reply = self.well
         began, returned = time.monotonic(), Burst()
@@ -168,38 +176,35 @@ class Outage:
         asked = between - before, after - between
         return Seen(name, meeting, diverted, alone, returned, *asked, waited_s)
 
-    async def without_router(self, calls: int, *, stream: bool) -> Burst:
-        """Ask the fallback itself, off Maestro's books."""
-        before = self.bill_nanos
-        burst = await self.burst(calls, stream=stream, model=self.fallback)
-        self.unrouted_nanos += self.bill_nanos - before
-        return burst
+    async def wave(self, calls: int, *, stream: bool) -> tuple[Burst, Burst]:
+        """Have so many calls in flight, every other one to the fallback itself, off Maestro's books."""
+        half, over_s = calls // 2, self.well.delay_s
+        routed = self.burst(half, stream=stream, over_s=over_s)
+        alone = self.burst(half, stream=stream, over_s=over_s, model=self.fallback)
+        found = await asyncio.gather(routed, alone)
+        self.unrouted_nanos += (
+            len(found[1].latencies_ms) * self.providers[1].charges[-1].nanos
+        )  # all are alike
+        return found
 
     async def sleep(self, seconds: float) -> None:
         """Wait for a breaker; a test moves its clock instead."""
         await asyncio.sleep(seconds)
 
 
-async def main(calls: int, rounds: int) -> int:
+async def main(names: list[str], calls: int, rounds: int) -> int:
     """Run the drill; return how many calls failed."""
     failed = 0
-    with Outage(timeout_s=8.0) as outage:
-        await outage.burst(calls, stream=False)  # opens the connections
-        healthy = await outage.burst(calls, stream=False)
+    with Outage(timeout_s=2 * DELAY_S) as outage:
+        healthy = await outage.burst(calls, stream=False, over_s=DELAY_S)
         print(
-            f"{calls} concurrent calls, all well: {set(healthy.chosen)}, median {median_ms([healthy]):.0f} ms"
+            f"{calls} calls in flight, all well: {set(healthy.chosen)}, median {median_ms([healthy]):.0f} ms"
         )
-        for name in TROUBLES:
-            seen = await outage.trouble(name, calls, rounds)
+        for name in names:
+            async with asyncio.timeout(LONGEST_S):
+                seen = await outage.trouble(name, calls, rounds)
             failed += len(seen.failed)
-            print(
-                f"primary {name:13}: {len(seen.failed)} calls failed; asked {seen.asked_meeting} times before its breaker"
-                f" opened, {seen.asked_open} times after; then {median_ms(seen.diverted):.0f} ms against the fallback's"
-                f" own {median_ms(seen.alone):.0f} ms ({seen.added:+.0%}); back {seen.waited_s:.1f} s after recovery,"
-                f" {seen.returned.chosen.count('gpt-5-nano')} of {calls} calls"
-            )
-            for error in seen.failed[:3]:
-                print("   ", repr(error)[:200])
+            show(seen, calls)
         bill_nanos = outage.bill_nanos - outage.unrouted_nanos
         report = outage.maestro.report(by="model")
         print(report)
@@ -209,6 +214,27 @@ async def main(calls: int, rounds: int) -> int:
     return failed
 
 
+def show(seen: Seen, calls: int) -> None:
+    """Print what one trouble did."""
+    slowest = max(latency for burst in seen.diverted for latency in burst.latencies_ms)
+    print(
+        f"primary {seen.name}: {len(seen.failed)} calls failed; asked {seen.asked_meeting} times before its breaker"
+        f" opened, {seen.asked_open} times after\n"
+        f"  then {median_ms(seen.diverted):.0f} ms (slowest {slowest:.0f}) against the fallback's own"
+        f" {median_ms(seen.alone):.0f} ms: {seen.added_ms:+.0f} ms, {seen.added:+.1%}\n"
+        f"  back {seen.waited_s:.1f} s after recovery, {seen.returned.chosen.count('gpt-5-nano')} of {calls} calls",
+        flush=True,
+    )
+    for error in seen.failed[:3]:
+        print("   ", repr(error)[:200])
+
+
+def chosen(words: list[str]) -> list[str]:
+    """Return the troubles that the words name, or all."""
+    return [name for name in TROUBLES if any(word in name for word in words)] or list(TROUBLES)
+
+
 if __name__ == "__main__":
-    numbers = [int(each) for each in sys.argv[1:]]
-    sys.exit(1 if asyncio.run(main(*[*numbers, *(200, 3)[len(numbers) :]])) else 0)
+    numbers = [int(each) for each in sys.argv[1:] if each.isdigit() and each not in {"500", "429"}]
+    words = [each for each in sys.argv[1:] if not each.isdigit() or each in {"500", "429"}]
+    sys.exit(1 if asyncio.run(main(chosen(words), *[*numbers, *(200, 2)[len(numbers) :]])) else 0)
