@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["Breaker", "Errors", "Forecast", "Health", "LogNormal", "Prior"]
+__all__ = ["LET_IN_S", "Breaker", "Errors", "Forecast", "Health", "LogNormal", "Prior"]
 
 _HALF_LIFE_CALLS = 30
 _HALF_LIFE_S = 600.0
@@ -154,7 +154,7 @@ _MOST_OPEN_S = 120.0
 _PROBE_S = 120.0
 # Who limits rates refuses at once. A probe after a pause that was not refused for so long was let in: the calls that
 # wait for it need not wait for its answer, which may take minutes.
-_LET_IN_S = 2.0
+LET_IN_S = 2.0
 
 
 @dataclass(slots=True)
@@ -193,8 +193,13 @@ class Breaker:
         """
         return max(now_s, self.paused_until_s, -math.inf if self.open_until_s is None else self.open_until_s)
 
-    def enter(self, now_s: float) -> bool | None:
-        """Ask to send a call; return whether it is the probe that decides, or None if it may not be sent."""
+    def enter(self, now_s: float, *, let_in_s: float = LET_IN_S) -> bool | None:
+        """Ask to send a call; return whether it is the probe that decides, or None if it may not be sent.
+
+        Args:
+            now_s: The time.
+            let_in_s: After how long a probe after a pause, if it has not been refused, counts as let in.
+        """
         if self.says(now_s):
             return None
         if self.open_until_s is not None:
@@ -203,7 +208,7 @@ class Breaker:
         if math.isinf(self.paused_until_s):
             return False
         if math.isinf(self.probe_until_s):
-            self.probe_until_s = now_s + _LET_IN_S
+            self.probe_until_s = now_s + let_in_s
             return True
         self._let_in(now_s)
         return False

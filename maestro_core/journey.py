@@ -16,6 +16,7 @@ from .cachestate import Seen, caches_by_itself
 from .deadlines import deadline_s
 from .errors import CapExceeded, EndpointsExhausted, NoEndpoint, PriceNotFound
 from .failures import classify, pause_s
+from .health import LET_IN_S
 from .learned import Outcome
 from .money import format_usd, to_nanos
 from .prices.caching import asked_writes
@@ -321,7 +322,7 @@ class Journey:
         facts, learned = self._router.facts[reservation.call.endpoint], self._router.learned
         now_s = self._router.now_s()
         with learned.lock:
-            probe = learned.known(facts.key).breaker.enter(now_s)
+            probe = learned.known(facts.key).breaker.enter(now_s, let_in_s=_let_in_s(decision, facts.name))
         if probe is None:
             self._maestro.release(reservation, "not sent")
             return None
@@ -406,6 +407,12 @@ class Journey:
         learned = self._router.learned
         with learned.lock:
             learned.answered(attempt.facts.key, outcome, now_s)
+
+
+def _let_in_s(decision: Decision, name: str) -> float:
+    """Return after how long a probe after a pause was let in: whom another endpoint serves need not wait for it."""
+    usual_ms = next(each.latency_ms_p95 for each in decision.candidates if each.name == name) or 0
+    return max(LET_IN_S, usual_ms / 1_000) if len(decision.ranking) > 1 else LET_IN_S
 
 
 def _with_budget(decision: Decision, money: _Money) -> Decision:

@@ -380,6 +380,14 @@ def test_a_probe_that_is_not_refused_at_once_was_let_in():
     assert breaker.enter(90.0) is False
 
 
+def test_where_others_serve_the_calls_a_probe_after_a_pause_has_as_long_as_its_answer_takes():
+    breaker = Breaker()
+    breaker.pause(12.0)
+    assert breaker.enter(12.0, let_in_s=8.0) is True
+    assert [breaker.enter(each) for each in (14.0, 19.9)] == [None, None]
+    assert breaker.enter(20.0) is False
+
+
 def test_a_probe_after_a_pause_that_is_given_up_makes_room_for_another():
     breaker = Breaker()
     breaker.pause(12.0)
