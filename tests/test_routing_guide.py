@@ -22,7 +22,7 @@ def test_its_blocks_run_in_order(provider, monkeypatch, tmp_path, capsys):
     scope = {}
     for block in re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL):
         exec(compile(block, "routing.md", "exec"), scope)  # noqa: S102 - that is the test
-    assert [request.model for request in provider.requests] == ["gpt-5-mini", "claude-sonnet-5", "gpt-5-mini", "gpt-5-nano"]  # fmt: skip
+    assert [request.model for request in provider.requests] == ["gpt-5-mini", "claude-sonnet-5", "gpt-5-mini", "gpt-5-mini", "claude-sonnet-5", "gpt-5-nano"]  # fmt: skip
     shown = capsys.readouterr().out
     assert shown.startswith("gpt-5-mini ")
     assert "claude-sonnet-5" in shown
