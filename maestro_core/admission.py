@@ -217,7 +217,8 @@ class Admission:
         cap = min(found, key=lambda cap: cap.limit_nanos)
         run = request.call.attribution.dimensions.get("run")
         limit_nanos = self.grants.limit(run, bucket.meter, cap.limit_nanos)
-        return refusal.from_ledger(refused, cap, request.call, limit_nanos=limit_nanos)
+        inside = self.line.inside(here(), lineage.get())
+        return refusal.from_ledger(refused, cap, request.call, limit_nanos=limit_nanos, inside=inside)
 
     def covers(self, reservation: Reservation, call: Call) -> bool:
         """Return whether what is held suffices for a call that turned out as `call`, at its own output limit."""

@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["above_ceiling", "cut", "from_ledger", "halted", "latched", "too_small"]
 
+# Across processes nobody sees this; within one, `waiting` does, and such calls do not wait.
+_NESTED = (
+    "; it is made inside an open call: if one of another process waits for that one's money in the same way, neither"
+    " can go on; end the outer call first, or give it a smaller max_tokens"
+)
 
-def from_ledger(refused: Refused, cap: Cap, call: Call, *, limit_nanos: int) -> CapExceeded:
+
+def from_ledger(
+    refused: Refused, cap: Cap, call: Call, *, limit_nanos: int, inside: bool = False
+) -> CapExceeded:
     """Return the error for a ledger's refusal: `spent` if the money is gone, `held` if other calls only hold it.
 
     `limit_nanos` is the cap's limit with what was granted to the run; the ledger was asked with less, where something
-    is kept for a last answer.
+    is kept for a last answer. A call that was made inside an open one is told that it may have waited in vain.
     """
     bucket, needed = refused.bucket, refused.needed_nanos
     reason: Reason = "spent" if refused.spent else "held"
@@ -30,9 +38,10 @@ def from_ledger(refused: Refused, cap: Cap, call: Call, *, limit_nanos: int) -> 
     last = f" + {format_usd(kept)} kept for a last answer" if kept else ""
     older = refused.promised_nanos
     promised = f" + {format_usd(older)} for calls that wait already" if older and not refused.spent else ""
+    nested = _NESTED if inside and reason == "held" else ""
     return _error(
         f"cap exceeded ({reason}): {bucket.label}: spent {format_usd(bucket.spent)}{presumed}{held}{promised}"
-        f" + this call up to {format_usd(needed)}{last} > {format_usd(limit_nanos)}{_resets(bucket)}",
+        f" + this call up to {format_usd(needed)}{last} > {format_usd(limit_nanos)}{_resets(bucket)}{nested}",
         reason, cap, bucket, call, needed,
     )  # fmt: skip
 

@@ -88,7 +88,8 @@ class Settings(BaseSettings):
         wait_s: How long a door that can wait waits for held money.
         min_output_tokens: Never fit a call below this.
         hold_ttl_s: An open hold older than this is presumed spent.
-        ledger_timeout_s: The longest a callback may block on a network ledger.
+        ledger_timeout_s: The longest a callback may block on a ledger across a network, which a plugin brings; the
+            built-in ledgers do not read it.
         require: Dimensions that every call must have.
         require_mode: What happens to a call without them: `"refuse"` or `"warn"`.
         dimensions: Further LangChain metadata keys that are dimensions.
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
         on_loop: What happens to an agent that goes round in circles: `"alert"`, `"halt"` (its run is refused further
             calls until `resume`), or `"off"`.
         polling_tools: Tools that may be asked the same again and again, and are no loop.
-        capture_content: Whether prompts and completions may enter spans.
+        capture_content: Whether prompts and completions may enter spans. Nothing reads it yet: no content enters any.
         spans: `"auto"` draws spans unless another instrumentation traces the framework, whose model spans it then
             annotates; `"own"` always draws, `"annotate"` never does, `"off"` does neither.
         cost_attributes: Further span attributes for a call's dollars, as other backends spell it: `"llm.cost.total"`,

@@ -473,3 +473,21 @@ def test_a_plugin_s_ledger_without_tickets_still_works(two, file):
         one.settle(first, Usage(input_tokens=10, output_tokens=10))
         thread.join(15)
         assert outcome[0].held_nanos
+
+
+def test_who_waited_inside_an_open_call_for_another_process_is_told_that_it_may_have_been_in_vain(tmp_path):
+    settings = {"caps": [Cap("0.001")], "ledger": f"sqlite:///{tmp_path}/ledger.db", "wait_s": 0.2}
+    with closing(Maestro(**settings)) as one, closing(Maestro(**settings)) as other:
+        other.reserve(priced(200))
+        with pytest.raises(CapExceeded) as plain:
+            one.doors.reserve(priced(400), fits=False)
+        one.reserve(priced(200))
+        with pytest.raises(CapExceeded) as nested:
+            one.doors.reserve(priced(200), fits=False)
+    assert plain.value.reason == nested.value.reason == "held"
+    assert "inside an open call" not in str(plain.value)
+    assert "inside an open call" in str(nested.value)
+
+
+def priced(tokens):
+    return Call(provider="openai", model="gpt-5-mini", input="hello", max_output_tokens=tokens)
