@@ -98,6 +98,18 @@ def test_working_days_do_not_hide_what_a_weekend_spends():
     assert minutes < 60
 
 
+@pytest.mark.parametrize("minutes", [60, 20])
+def test_rare_calls_are_no_spikes(minutes):
+    chance, series = random.Random(4), Series(MONDAY)
+    found = []
+    for _ in range(28 * DAY):
+        one = series.add(USD * chance.choice((0.5, 1, 2)) if chance.random() < 1 / minutes else 0)
+        found += [one] if one and one.kind == "spike" else []
+    assert len(found) <= 3  # in four weeks
+    burst = [series.add(2 * USD) for _ in range(20)]  # a call every minute
+    assert [one.kind for one in burst if one] == ["spike"]
+
+
 def test_a_slow_leak_is_found_within_a_day(habits):
     found, _ = first(grown(habits), lambda normal, n: 1.5 * normal, DAY)
     assert found.kind == "leak"

@@ -18,7 +18,7 @@ __all__ = ["Series"]
 _TESTS = tuple(
     (1 - 1 / minutes, multiple, deviations, kind)
     for minutes, multiple, deviations, kind in zip(
-        WINDOWS, (2.0, 1.8, 1.5, 1.2), (4.8, 4.7, 4.2, 4.2), ("spike", "spike", "spike", "leak"), strict=True
+        WINDOWS, (2.0, 1.8, 1.4, 1.2), (5.1, 5.0, 3.8, 4.1), ("spike", "spike", "spike", "leak"), strict=True
     )
 )
 _HOUR = WINDOWS.index(60)

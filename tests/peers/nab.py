@@ -8,7 +8,7 @@ The threshold is tuned on the files whose name's MD5 is odd; the others are held
 
 Run, with Maestro and `pip install 'pandas<3'` in an environment of its own (NAB's code needs it):
 
-    python tests/benchmarks/bench_nab.py PATH_OF_A_CHECKOUT_OF_NAB
+    python tests/peers/nab.py PATH_OF_A_CHECKOUT_OF_NAB
 """
 
 from __future__ import annotations
