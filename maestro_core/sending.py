@@ -9,7 +9,9 @@ from .failures import classify
 from .waiting import lineage
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
+
+    from opentelemetry.trace import Span
 
     from .failures import Failure
     from .maestro import Maestro
@@ -29,11 +31,18 @@ class Sending:
 
     __slots__ = ("_maestro", "reservation", "streamed")
 
-    def __init__(self, maestro: Maestro, reservation: Reservation, parent_id: Hashable | None = None) -> None:
+    def __init__(
+        self,
+        maestro: Maestro,
+        reservation: Reservation,
+        parent_id: Hashable | None = None,
+        *,
+        found: Callable[[], Span | None] | None = None,
+    ) -> None:
         self._maestro = maestro
         self.reservation = reservation
         self.streamed = False
-        maestro.runs.adopt(reservation, parent_id)
+        maestro.runs.adopt(reservation, parent_id, found=found)
 
     @contextmanager
     def inside(self) -> Iterator[None]:

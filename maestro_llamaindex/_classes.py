@@ -15,6 +15,7 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 
 from maestro_core.boto import silent_boto
 
+from ._data import asking
 from ._models import LIMITS, packages
 from ._passage import Passage, is_inside
 from ._texts import Texts, listening
@@ -158,7 +159,7 @@ def _chats(cls: type) -> dict[str, Any]:
     body: dict[str, Any] = {name: _gated(cls, name, way, Passage) for name, way in ways.items()}
     if hasattr(cls, "_use_chat_completions"):
         body["_get_model_kwargs"] = _obeying(cls)
-    return body
+    return body | asking(cls)
 
 
 def _texts(cls: type) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from maestro_core.doors import Terms
 from maestro_core.endpoints import asked
 from maestro_core.journey import Attempt, Journey
 from maestro_core.router import Ask, Router
-from maestro_core.sending import Sending
 
 from ._convert import SLACK, data_of, to_input
 from ._endpoints import LAST_TOOLS, Served
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 
     from maestro_core import Maestro
+    from maestro_core.sending import Sending
 
 __all__ = ["Exchange", "Request"]
 
@@ -167,13 +167,14 @@ class _Trip:
         """The request is sent inside the block, with these messages and arguments; of a stream, its first part too."""
         maestro, one = self._exchange.maestro, self._one
         served = self._exchange.served[attempt.name]
-        self.heard, self._waiting = one.hears(attempt.reservation, last=self._chance.last), []
+        self._waiting = []
         request = served.request(_messages(one), self._arguments, attempt.fitted_output_tokens)
         maestro.runs.ask(one.parent_id, attempt.reservation.call)
         with self.journey.sending(attempt), one.inside():
-            self._sending = Sending(maestro, attempt.reservation, one.parent_id)
+            self._sending, self.heard = one.sent(attempt.reservation, last=self._chance.last)
             try:
-                yield request
+                with self._sending.inside():
+                    yield request
             except BaseException as error:
                 self._sending.fail(error, self.heard.usage)
                 raise

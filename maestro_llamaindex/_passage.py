@@ -20,12 +20,14 @@ from maestro_core.types import Attribution, Call, new_key
 
 from ._convert import has_usage, to_call, to_reply, to_usage, was_cut
 from ._models import LIMITS, attempts_of, limit_kwargs, packages
+from ._peers import sent
 from ._spans import run_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from maestro_core import CapExceeded, Maestro, Usage
+    from maestro_core.sending import Sending
     from maestro_core.types import Reservation
 
 __all__ = ["Heard", "Passage", "inside", "is_inside"]
@@ -119,6 +121,11 @@ class Passage:
     def hears(self, reservation: Reservation, *, last: bool = False) -> Heard:
         """Return what notes the answer."""
         return Heard(reservation, last)
+
+    def sent(self, held: Reservation, *, last: bool = False) -> tuple[Sending, Heard]:
+        """Return the request, on its way, and what notes its answer."""
+        heard = self.hears(held, last=last)
+        return sent(self.maestro, held, self.parent_id, heard), heard
 
     @contextmanager
     def inside(self) -> Iterator[None]:

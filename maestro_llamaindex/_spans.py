@@ -21,6 +21,8 @@ from llama_index_instrumentation.span_handlers import BaseSpanHandler
 
 from maestro_core import CapExceeded, MaestroError
 
+from ._peers import ended, entered, found_span
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from inspect import BoundArguments
@@ -153,7 +155,8 @@ def watch(holder: Holder) -> None:
     """Tell the holder's Maestro about every span from now on."""
     root = get_dispatcher()
     if not any(handler is _tree for handler in root.span_handlers):
-        root.add_span_handler(_tree)
+        # First of all: a span of another instrumentation that has ended takes no cost any more.
+        root.span_handlers.insert(0, _tree)
     _pending.append(weakref.ref(holder))
 
 
@@ -214,6 +217,7 @@ def _entered(
     if isinstance(instance, BaseLLM | BaseEmbedding):
         # No run: of a stream, it would end before anything is sent.
         span.run_id = around
+        entered(id_)
         if isinstance(instance, BaseEmbedding):
             span.texts = _texts(arguments)
         return
@@ -269,13 +273,15 @@ def _enter(
 ) -> None:
     for maestro in _watched():
         try:
-            maestro.runs.enter(id_, parent_id, kind=kind, name=name, arguments=asked)
+            found = found_span(id_) if kind != "chain" else None
+            maestro.runs.enter(id_, parent_id, kind=kind, name=name, arguments=asked, found=found)
         except CapExceeded as error:
             _spans[id_].refusals[id(maestro)] = error
 
 
 def _left(id_: str, error: BaseException | None, result: Any = None) -> None:
     try:
+        ended(id_, error)
         span = _spans.pop(id_, None)
         if span is not None and span.flow is not None and span.flow.span_id == id_:
             _end_turn(span.flow, error)

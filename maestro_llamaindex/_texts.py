@@ -8,6 +8,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from maestro_core import Usage
+from maestro_core.sending import Sending
 from maestro_core.types import Attribution, Call
 
 from ._models import attempts_of, base_url, model_name, provider_of
@@ -71,6 +72,10 @@ class Texts(Passage):
         """Return what notes the answer."""
         self.answers.clear()
         return _Vectors(reservation, self.answers)
+
+    def sent(self, held: Reservation, *, last: bool = False) -> tuple[Sending, Heard]:
+        """As the base; others' spans are of all the requests of a batch, so that each gets one of ours below it."""
+        return Sending(self.maestro, held, self.parent_id), self.hears(held, last=last)
 
     @contextmanager
     def inside(self) -> Iterator[None]:

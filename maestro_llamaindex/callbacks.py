@@ -9,6 +9,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index_instrumentation.span import active_span_id
 
 from maestro_core import Maestro
 from maestro_core.failures import classify
@@ -18,6 +19,7 @@ from ._classes import governance_of
 from ._convert import has_usage, to_call, to_reply, to_usage
 from ._models import attempts_of, streams_silently
 from ._passage import is_inside
+from ._peers import found_span
 from ._spans import call_here, run_here, watch
 from ._texts import to_embedding_call
 
@@ -69,7 +71,8 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         if event_type in {CBEventType.LLM, CBEventType.EMBEDDING}:
             call = self._call(payload or {})
             if call is not None:
-                self.maestro.runs.reserve(event_id, run_here(), call)
+                found = found_span(active_span_id.get() or "") if event_type == CBEventType.LLM else None
+                self.maestro.runs.reserve(event_id, run_here(), call, found=found)
         return event_id
 
     def on_event_end(

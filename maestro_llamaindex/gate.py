@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from maestro_core import CapExceeded, Maestro
 from maestro_core.exits import LastCalls
 from maestro_core.failures import pause_s
-from maestro_core.sending import Sending
 
 from ._spans import flow_here, watch
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator
 
     from maestro_core import Usage
+    from maestro_core.sending import Sending
 
     from ._passage import Heard, Passage
 
@@ -186,13 +186,13 @@ class Gate:
         one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
         self.maestro.runs.ask(one.parent_id, call)
         held = doors.reserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
-        return Sending(self.maestro, held, one.parent_id), one.hears(held, last=chance.last)
+        return one.sent(held, last=chance.last)
 
     async def _aopen(self, chance: Chance) -> tuple[Sending, Heard]:
         one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
         self.maestro.runs.ask(one.parent_id, call)
         held = await doors.areserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
-        return Sending(self.maestro, held, one.parent_id), one.hears(held, last=chance.last)
+        return one.sent(held, last=chance.last)
 
     def _received(self, one: Passage, sending: Sending, heard: Heard, response: Any) -> Any:
         """Settle an answer; one that was cut because its limit was fitted has reached the cap."""

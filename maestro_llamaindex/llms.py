@@ -170,13 +170,15 @@ class RoutedLLM(FunctionCallingLLM):
         tools: Sequence[Any],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
+        *,
+        tool_required: bool = False,  # LlamaIndex looks for its name here, and else does not ask for it
         **kwargs: Any,
     ) -> dict[str, Any]:
         # Which dialect the tools have to be told in is known when an endpoint is chosen.
         messages = list(chat_history or [])
         if user_msg:
             messages.append(ChatMessage(user_msg) if isinstance(user_msg, str) else user_msg)
-        return {"messages": messages, "tools": list(tools), **kwargs}
+        return {"messages": messages, "tools": list(tools), "tool_required": tool_required, **kwargs}
 
     def _validate_chat_with_tools_response(
         self,

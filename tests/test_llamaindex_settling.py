@@ -10,14 +10,16 @@ pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not install
 
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.openai import OpenAIResponses
+from pydantic import BaseModel
 from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded
 from maestro_core.testing import Reply
-from maestro_llamaindex import attach, detach
+from maestro_llamaindex import RoutedLLM, attach, detach
 
 ASK = [ChatMessage("How do batteries age?")]
 
@@ -174,3 +176,41 @@ def test_what_the_provider_keeps_of_a_conversation_is_held_for(provider, make_ma
     assert provider.charges[1].input_tokens > 1_000  # the first question is billed again
     assert_sound(maestro, provider)
     assert not any(record.overrun for record in maestro.ledger.records())
+
+
+class Song(BaseModel):
+    """A song."""
+
+    title: str
+    year: int
+
+
+@pytest.mark.parametrize("maker", ["openai", "responses", "anthropic", "routed"])
+async def test_asking_for_data_is_held_for(maker, provider, llama, claude, make_maestro):
+    """Anthropic's and OpenAI's Responses' own way to ask for data passes neither `chat` nor any callback."""
+    provider.reply = None  # a value that fits the schema, if one is forced
+    maestro = make_maestro(caps=[Cap("1")])
+    responses = OpenAIResponses(model="gpt-4o-mini", api_base=provider.openai_url, api_key="none")
+    made = {"openai": llama(), "responses": responses, "anthropic": claude}
+    llm = (
+        RoutedLLM(endpoints=[claude, llama()], maestro=maestro)
+        if maker == "routed"
+        else attach(made[maker], maestro)
+    )
+    prompt, topic = PromptTemplate("A song about {topic}"), {"topic": "wind"}
+    assert isinstance(llm.structured_predict(Song, prompt, **topic), Song)
+    assert isinstance(await llm.astructured_predict(Song, prompt, **topic), Song)
+    parts = [part async for part in await llm.astream_structured_predict(Song, prompt, **topic)]
+    assert [*llm.stream_structured_predict(Song, prompt, **topic)]
+    assert parts
+    agent = attach(FunctionAgent(name="boss", tools=[], llm=llm, output_cls=Song), maestro)
+    assert (await agent.run(user_msg="Sing")).structured_response
+    assert len(provider.requests) == 6
+    assert_sound(maestro, provider)
+
+
+def test_asking_for_data_is_refused_at_the_cap(provider, claude, make_maestro):
+    attach(claude, make_maestro(caps=[Cap("0.000001")]))
+    with pytest.raises(CapExceeded):
+        claude.structured_predict(Song, PromptTemplate("A song"))
+    assert provider.requests == []

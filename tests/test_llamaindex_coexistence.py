@@ -1,0 +1,152 @@
+"""Beside OpenInference's instrumentation of LlamaIndex: its model spans carry the cost, and there are none of ours next to them."""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+import pytest
+
+pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
+pytest.importorskip("openinference.instrumentation.llama_index", reason="pip install --group test")
+
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms import ChatMessage
+from llama_index_instrumentation import get_dispatcher
+from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sound import assert_sound
+
+from maestro_core import Cap, CapExceeded, attribution
+from maestro_core.testing import Reply
+from maestro_llamaindex import MaestroCallbackHandler, RoutedLLM, _spans, attach
+
+ASK = [ChatMessage("How do batteries age?")]
+# OpenInference uses what pydantic deprecates; as an error, that would end its span.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+COST = "maestro.cost.nano_usd"
+
+
+@pytest.fixture(params=["instrumented first", "instrumented last"])
+def instrument(request, monkeypatch):
+    """Instrument the process with OpenInference, before or after Maestro follows LlamaIndex's spans."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    monkeypatch.setattr(_spans, "_maestros", WeakSet())
+    monkeypatch.setattr(_spans, "_pending", [])
+    root = get_dispatcher()
+    events, spans = list(root.event_handlers), list(root.span_handlers)
+    root.span_handlers[:] = [each for each in spans if type(each).__name__ != "_Tree"]
+    instrumentor = LlamaIndexInstrumentor()
+
+    def start():
+        instrumentor.instrument(tracer_provider=provider, skip_dep_check=True)
+
+    early = request.param == "instrumented first"
+    if early:
+        start()
+    yield exporter, (lambda: None) if early else start
+    instrumentor.uninstrument()
+    root.event_handlers[:], root.span_handlers[:] = events, spans
+    provider.shutdown()
+
+
+def ours(spans):
+    return [span.name for span in spans.get_finished_spans() if span.instrumentation_scope.name == "maestro"]
+
+
+def costs(spans):
+    return [span.attributes[COST] for span in spans.get_finished_spans() if COST in span.attributes]
+
+
+async def ask(way, llm):
+    if way == "chat":
+        llm.chat(ASK)
+    elif way == "achat":
+        await llm.achat(ASK)
+    elif way == "stream_chat":
+        list(llm.stream_chat(ASK))
+    elif way == "astream_chat":
+        [chunk async for chunk in await llm.astream_chat(ASK)]
+    elif way == "complete":
+        llm.complete("q")
+    else:
+        list(llm.stream_complete("q"))
+
+
+@pytest.mark.parametrize("door", ["attach", "RoutedLLM", "handler"])
+@pytest.mark.parametrize(
+    "way", ["chat", "achat", "stream_chat", "astream_chat", "complete", "stream_complete"]
+)
+async def test_a_model_span_carries_its_cost(way, door, instrument, provider, llama, make_maestro):
+    spans, start = instrument
+    maestro = make_maestro()
+    if door == "attach":
+        llm = attach(llama(), maestro)
+    elif door == "RoutedLLM":
+        llm = RoutedLLM(endpoints=[llama()], maestro=maestro)
+    else:
+        llm = llama(callback_manager=CallbackManager([MaestroCallbackHandler(maestro)]))
+    start()
+    with attribution(team="growth"):
+        await ask(way, llm)
+    assert_sound(maestro, provider)
+    (span,) = [each for each in spans.get_finished_spans() if COST in each.attributes]
+    assert span.attributes[COST] == provider.bill_nanos > 0
+    assert span.attributes["maestro.team"] == "growth"
+    assert span.name.startswith("OpenAI.")
+    assert span.attributes["openinference.span.kind"] == "LLM"
+    assert ours(spans) == []
+
+
+async def test_an_agents_spans_are_annotated(instrument, provider, llama, make_maestro):
+    spans, start = instrument
+    maestro = make_maestro()
+
+    def search(query: str) -> str:
+        """Search."""
+        return "nothing"
+
+    provider.reply = [Reply(tool_calls=[("search", {"query": "x"})]), "fine"]
+    agent = attach(FunctionAgent(name="boss", tools=[search], llm=llama()), maestro)
+    start()
+    handler = agent.run(user_msg="Go")
+    await handler
+    assert_sound(maestro, provider)
+    assert ours(spans) == []
+    assert sum(costs(spans)) == provider.bill_nanos
+    assert len(costs(spans)) == len(provider.requests) == 2
+    (top,) = [span for span in spans.get_finished_spans() if span.name == "FunctionAgent.run"]
+    assert top.attributes["gen_ai.agent.name"] == "boss"
+    assert top.attributes["maestro.run"] == handler.run_id
+    assert top.attributes["maestro.run.cost.usd"] == pytest.approx(provider.bill_nanos / 1e9)
+    assert "execute_tool" in {
+        span.attributes.get("gen_ai.operation.name") for span in spans.get_finished_spans()
+    }
+
+
+@pytest.mark.parametrize("way", ["chat", "stream_chat"])
+async def test_retries_and_failures_are_told_apart(way, instrument, provider, llama, make_maestro):
+    spans, start = instrument
+    provider.reply = [Reply(status=500, retry_after=0), Reply(text="fine")]
+    maestro = make_maestro(caps=[Cap("1")])
+    llm = attach(llama(max_retries=2), maestro)
+    start()
+    await ask(way, llm)
+    assert_sound(maestro, provider)
+    assert costs(spans) == [provider.bill_nanos]
+    assert ours(spans) == []
+
+
+async def test_a_refusal_stays_a_refusal(instrument, provider, llama, make_maestro):
+    _, start = instrument
+    llm = attach(llama(), make_maestro(caps=[Cap("0.000001")]))
+    start()
+    with pytest.raises(CapExceeded):
+        llm.chat(ASK)
+    assert provider.requests == []
