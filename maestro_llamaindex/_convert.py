@@ -9,7 +9,7 @@ from maestro_core.exits import CUT
 from maestro_core.prices.caching import asked_writes
 from maestro_core.types import Call
 
-from ._models import base_url, beside, least_output_tokens, model_name, own_limit, provider_of
+from ._models import base_url, beside, least_output_tokens, model_name, own_limit, provider_of, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,22 +45,20 @@ def to_call(
         attempts: How often the model may send it by itself.
     """
     name = model_name(llm)
-    extra = getattr(llm, "additional_kwargs", None) or {}
+    extra = read(llm, "additional_kwargs") or {}
     settings = {**extra, **kwargs}
-    sent = [
-        value for key in ("tools", "mcp_servers", "generation_config") if (value := getattr(llm, key, None))
-    ]
+    sent = [value for key in ("tools", "mcp_servers", "generation_config") if (value := read(llm, key))]
     return Call(
         provider=provider_of(llm),
         model=name,
-        input=[SLACK, {"cache_idx": getattr(llm, "cache_idx", None)}, beside(llm, settings)],
+        input=[SLACK, {"cache_idx": read(llm, "cache_idx")}, beside(llm, settings)],
         history=to_input(payload),
         max_output_tokens=own_limit(llm, kwargs, governed=governed),
         tools=[*sent, *data_of(settings)],
         least_output_tokens=least_output_tokens(llm),
         n=int(settings.get("n") or 1),
         attempts=attempts,
-        tier=settings.get("service_tier") or getattr(llm, "service_tier", None),
+        tier=settings.get("service_tier") or read(llm, "service_tier"),
         attribution=where,
         name=f"{type(llm).__name__} {name}",
         base_url=base_url(llm),

@@ -22,6 +22,7 @@ __all__ = [
     "own_limit",
     "packages",
     "provider_of",
+    "read",
     "streams_silently",
 ]
 
@@ -56,6 +57,22 @@ _LEAST_ANSWER = 256
 _MODEL_NAMES = ("model", "model_name", "model_id")
 
 
+_has: dict[tuple[type, str], bool] = {}
+
+
+def read(component: Any, name: str) -> Any:
+    """Return a field of a component, or None. To ask pydantic for what a class does not have takes longer than the rest."""
+    fields = component.__dict__
+    if name in fields:
+        return fields[name]
+    kind = type(component)
+    has = _has.get((kind, name))
+    if has is None:
+        # A class that takes any field keeps them elsewhere.
+        has = _has[kind, name] = hasattr(kind, name) or kind.model_config.get("extra") == "allow"
+    return getattr(component, name, None) if has else None
+
+
 _known: dict[type, list[str]] = {}
 
 
@@ -84,13 +101,16 @@ def provider_of(component: Any) -> str:
 
 def model_name(component: Any) -> str:
     """Return the model as its provider names it."""
-    found = [getattr(component, name, None) for name in _MODEL_NAMES]
-    return next((name for name in found if isinstance(name, str) and name), "unknown")
+    for name in _MODEL_NAMES:
+        found = read(component, name)
+        if isinstance(found, str) and found:
+            return found
+    return "unknown"
 
 
 def base_url(component: Any) -> str:
     """Return where requests go, if that is not the maker's own place; never with credentials."""
-    return place_of(next((url for name in _URLS if (url := getattr(component, name, None))), None))
+    return place_of(next((url for name in _URLS if (url := read(component, name))), None))
 
 
 # Content that the provider keeps, and bills as if it were sent.
@@ -154,11 +174,9 @@ def own_limit(llm: Any, kwargs: dict[str, Any], *, governed: bool) -> int | None
         Tokens; the largest, where several are set and it is not known which one wins; None if there is none.
     """
     asked = _limits(kwargs, kwargs.get("generation_config"), kwargs.get("extra_body"))
-    extra = getattr(llm, "additional_kwargs", None)
-    fields = {name: getattr(llm, name, None) for name in LIMITS}
-    built = _limits(
-        fields, extra, getattr(llm, "generation_config", None), getattr(llm, "_generation_config", None)
-    )
+    fields = {name: read(llm, name) for name in LIMITS}
+    private = (llm.__pydantic_private__ or {}).get("_generation_config")
+    built = _limits(fields, read(llm, "additional_kwargs"), read(llm, "generation_config"), private)
     if is_legacy_completion(llm):
         asked = []  # LlamaIndex replaces it by all that the context window leaves
     elif asked and governed and "openai" in packages(llm):
@@ -170,14 +188,15 @@ def _limits(*places: Any) -> list[int]:
     return [
         value
         for place in places
+        if place and isinstance(place, dict)
         for name in LIMITS
-        if isinstance(value := place.get(name) if isinstance(place, dict) else None, int) and value > 0
+        if isinstance(value := place.get(name), int) and value > 0
     ]
 
 
 def attempts_of(component: Any) -> int:
     """Return how often a component may send a request: some have retries of their own on top of their client's."""
-    retries = getattr(component, "max_retries", None)
+    retries = read(component, "max_retries")
     if not isinstance(retries, int) or retries <= 0:
         return 1
     twice = not _TWICE.isdisjoint(packages(component))
@@ -186,12 +205,12 @@ def attempts_of(component: Any) -> int:
 
 def least_output_tokens(llm: Any) -> int:
     """Return the output tokens below which a thinking model gives no answer."""
-    thinking = getattr(llm, "thinking_dict", None) or {}
+    thinking = read(llm, "thinking_dict") or {}
     if isinstance(budget := thinking.get("budget_tokens"), int):
         return budget + _LEAST_ANSWER
     home = sys.modules.get("llama_index.llms.openai.utils")
     reasons = model_name(llm) in getattr(home, "O1_MODELS", ())
-    quiet = getattr(llm, "reasoning_effort", None) == "none"
+    quiet = read(llm, "reasoning_effort") == "none"
     return _REASONING_TOKENS if reasons and not quiet and "openai" in packages(llm) else 1
 
 
@@ -201,4 +220,10 @@ def streams_silently(llm: Any) -> bool:
 
 
 def _is_responses(llm: Any) -> bool:
-    return any(cls.__name__ == "OpenAIResponses" for cls in type(llm).__mro__)
+    kind = type(llm)
+    if kind not in _responses:
+        _responses[kind] = any(cls.__name__ == "OpenAIResponses" for cls in kind.__mro__)
+    return _responses[kind]
+
+
+_responses: dict[type, bool] = {}
