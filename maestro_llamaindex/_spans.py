@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from inspect import BoundArguments
 
     from maestro_core import Maestro
-    from maestro_core.runs import RunKind
+    from maestro_core.runtree import RunKind
 
 __all__ = ["Flow", "Holder", "ModelCall", "call_here", "flow_here", "refusal_here", "run_here", "watch"]
 
