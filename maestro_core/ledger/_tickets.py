@@ -25,8 +25,8 @@ _STALE_US = 1_000_000
 _BEAT_US = 150_000
 
 # A process that holds more than an eighth of what is free stands in line before it takes more: for as much of this time
-# as it has of what it holds and what is free together. Chosen so that four processes which begin within a tenth of a
-# second share a cap worth ten calls. One more call of ten makes a difference longer than the pause between two looks.
+# as it has of what it holds and what is free together. Chosen so that four processes which begin together share a
+# cap worth ten calls. One more call of ten makes a difference longer than the pause between two looks.
 _PART = 8
 _LONGEST_US = 500_000
 
