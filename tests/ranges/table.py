@@ -35,7 +35,6 @@ _LANGCHAIN = (
     "tests/test_limits.py",
     "tests/test_embeddings.py",
     "tests/test_middleware.py",
-    "tests/test_routed_chat_model.py",
 )
 _LLAMAINDEX = (
     "tests/ranges/alone_llamaindex.py",
@@ -67,7 +66,12 @@ _MAKERS = ("google-genai", "bedrock-converse", "ollama", "openai-like")
 
 ENVIRONMENTS = (
     Environment(
-        "langchain-lowest", "only LangChain, lowest", (".[demo]",), _LANGCHAIN, _CHAIN_SHOWN, lowest=True
+        "langchain-lowest",
+        "only LangChain, lowest",
+        (".[demo]", "numpy>=2.1"),
+        _LANGCHAIN,
+        _CHAIN_SHOWN,
+        lowest=True,
     ),
     Environment(
         "llamaindex-lowest", "only LlamaIndex, lowest", _INDEX, _LLAMAINDEX, _INDEX_SHOWN, lowest=True
