@@ -207,7 +207,7 @@ def _gated(cls: type, name: str, way: str, kind: type[Passage]) -> Callable[...,
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         begun = _begun(self, plain, args, kwargs, kind)
         if begun is None:
-            return plain(self, *args, **kwargs)
+            return plain.__get__(self, type(self))(*args, **kwargs)
         governance, passage = begun
         return getattr(governance.gate, way)(passage, exit_here(governance.exit_behavior))
 
@@ -232,7 +232,8 @@ def _begun(
     passage = kind(
         maestro=governance.gate.maestro,
         llm=llm,
-        method=plain,
+        # LlamaIndex looks at the signature in each call; that of an unbound method takes it half as long again.
+        method=plain.__get__(llm, type(llm)),
         payload=args[0] if args else kwargs[named or ""],
         arguments=args[1:],
         kwargs=rest,

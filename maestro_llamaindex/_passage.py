@@ -48,7 +48,7 @@ class Passage:
     Args:
         maestro: Whose gate it passes.
         llm: The model.
-        method: Its class's own method.
+        method: Its class's own method, bound to it.
         payload: Messages, or the text of a prompt.
         arguments: Further positional arguments.
         kwargs: The arguments of the call.
@@ -116,7 +116,7 @@ class Passage:
             for name, value in limit.items():
                 both = isinstance(value, dict) and isinstance(kwargs.get(name), dict)
                 kwargs[name] = {**kwargs[name], **value} if both else value
-        return self.method(self.llm, self.payload, *self.arguments, **kwargs)
+        return self.method(self.payload, *self.arguments, **kwargs)
 
     def hears(self, reservation: Reservation, *, last: bool = False) -> Heard:
         """Return what notes the answer."""

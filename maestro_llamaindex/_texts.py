@@ -66,7 +66,7 @@ class Texts(Passage):
 
     def send(self, reservation: Reservation | None = None) -> Any:  # noqa: ARG002 - as the base has it
         """Call the model's own method."""
-        return self.method(self.llm, self.payload, *self.arguments, **self.kwargs)
+        return self.method(self.payload, *self.arguments, **self.kwargs)
 
     def hears(self, reservation: Reservation, *, last: bool = False) -> Heard:  # noqa: ARG002
         """Return what notes the answer."""
