@@ -85,6 +85,7 @@ class Circles:
 
     def _found(self, loop: Loop, scope: Scope, where: Attribution) -> None:
         try:
+            self._maestro.runs.suspect("loop", loop.tool, where)
             self._maestro.incidents.looped(loop, scope, where)
         except Exception:  # noqa: BLE001 - the agent goes on whatever becomes of an alert
             _log.exception("a loop of %s could not be reported", loop.tool or "a model")

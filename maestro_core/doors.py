@@ -22,7 +22,7 @@ from .types import Refused
 from .waiting import Desk, lineage, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 
     from .admission import Request
     from .maestro import Maestro
@@ -113,7 +113,13 @@ class Doors:
             offer.taken = True
 
     def reserve(
-        self, call: Call, *, fits: bool = True, keeps_last: bool = False, last: bool = False
+        self,
+        call: Call,
+        *,
+        fits: bool = True,
+        keeps_last: bool = False,
+        last: bool = False,
+        parent_id: Hashable | None = None,
     ) -> Reservation:
         """Reserve, waiting for money that other calls hold; on a thread that runs an event loop, fit or refuse at once.
 
@@ -122,40 +128,57 @@ class Doors:
             fits: Whether the caller sets `fitted_output_tokens` on the request.
             keeps_last: As in `Admission.prepare`.
             last: Likewise.
+            parent_id: The run around it, if that is known: a refusal is shown below.
 
         Raises:
             CapExceeded, PriceNotFound, LedgerUnavailable, MaestroError: As `Maestro.reserve`; `held` only after `wait_s`.
         """
         wake = threading.Event()
-        request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
-        steps = self._steps(request, wake.set, may_wait=not _runs_event_loop())
-        try:
-            for pause_s in steps:
-                wake.wait(pause_s)
-                wake.clear()
-        finally:  # an interrupt's traceback would keep the place in line
-            steps.close()
-        return steps.reservation
+        with self._shown(call, parent_id):
+            request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
+            steps = self._steps(request, wake.set, may_wait=not _runs_event_loop())
+            try:
+                for pause_s in steps:
+                    wake.wait(pause_s)
+                    wake.clear()
+            finally:  # an interrupt's traceback would keep the place in line
+                steps.close()
+            return steps.reservation
 
     async def areserve(
-        self, call: Call, *, fits: bool = True, keeps_last: bool = False, last: bool = False
+        self,
+        call: Call,
+        *,
+        fits: bool = True,
+        keeps_last: bool = False,
+        last: bool = False,
+        parent_id: Hashable | None = None,
     ) -> Reservation:
         """As `reserve`; waits without blocking the event loop."""
         wake = asyncio.Event()
         loop = asyncio.get_running_loop()
-        request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
-        steps = self._steps(request, lambda: _wake_on(loop, wake), may_wait=True)
+        with self._shown(call, parent_id):
+            request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
+            steps = self._steps(request, lambda: _wake_on(loop, wake), may_wait=True)
+            try:
+                for pause_s in steps:
+                    try:
+                        await asyncio.wait_for(wake.wait(), pause_s)
+                    except TimeoutError:
+                        continue
+                    finally:
+                        wake.clear()
+            finally:
+                steps.close()
+            return steps.reservation
+
+    @contextmanager
+    def _shown(self, call: Call, parent_id: Hashable | None) -> Iterator[None]:
         try:
-            for pause_s in steps:
-                try:
-                    await asyncio.wait_for(wake.wait(), pause_s)
-                except TimeoutError:
-                    continue
-                finally:
-                    wake.clear()
-        finally:
-            steps.close()
-        return steps.reservation
+            yield
+        except CapExceeded as error:
+            self._maestro.runs.refused(parent_id, call, error)
+            raise
 
     def ask(self, call: Call, *, fits: bool = True, terms: Terms = _PLAIN) -> Reservation | CapExceeded:
         """Reserve at once, with room for an answer of usual length; or return why not, unless it is no matter of money.

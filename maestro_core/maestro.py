@@ -65,7 +65,7 @@ class Maestro:
         self.ledger: Ledger = self.plugins.hook.maestro_ledger(url=self.settings.ledger) or open_ledger(
             self.settings.ledger
         )
-        self.alerts = Alerts(self.settings.alerts, self.ledger, self.plugins)
+        self.alerts = Alerts(self.settings.alerts, self.ledger, self.plugins, events=self.telemetry.events)
         self.circles = Circles(self)
         self._told: dict[tuple[str, str], object] = {}
         self.runs = Runs(self)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import CapExceeded, MaestroError
 from .forks import tell_child
-from .runtree import RunTree
+from .runtree import RunTree, not_sent, upwards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -117,10 +117,18 @@ class Runs(RunTree):
         try:
             reservation = offered or self._maestro.reserve(call)
         except BaseException as error:
-            _not_sent(drawing, parent, error)
+            not_sent(drawing, parent, error)
             raise
         opened = self._open(run_id, parent, reservation, call, drawing)
         opened.offer = self._maestro.doors.offered() if offered else None
+
+    def refused(self, parent_id: Hashable | None, call: Call, error: CapExceeded) -> None:
+        """A door was not admitted a call below a run: show it there, as a call that was not sent."""
+        parent = self._find(parent_id) or self._latest(call.attribution)
+        drawn = next((run.drawing for run in upwards(parent) if run.drawing is not None), None)
+        # Where another instrumentation draws the tree, it draws no call that was not sent; nor do we.
+        drawing = drawn if drawn is not None and drawn.span is None else self._draw(call, parent)
+        not_sent(drawing, parent, error)
 
     def ask(self, parent_id: Hashable | None, call: Call) -> None:
         """A door is about to reserve for a call below a run: whoever looks for loops may latch it before."""
@@ -279,18 +287,3 @@ class Runs(RunTree):
         except MaestroError:
             _log.exception("a call could not be settled; its money stays held until it is presumed spent")
             return None
-
-
-def _not_sent(drawing: Drawing | None, parent: Run | None, error: BaseException) -> None:
-    """Show a refusal on the call's own span, or, where others draw it and never will, on the run around it."""
-    if drawing is not None and drawing.span is None:
-        while parent is not None and parent.drawing is None:
-            parent = parent.parent
-        drawing = parent.drawing if parent else None
-        if drawing is not None and isinstance(error, CapExceeded):
-            drawing.refused(error)
-        return
-    if drawing is not None:
-        if isinstance(error, CapExceeded):
-            drawing.refused(error)
-        drawing.end(error=error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .attribution import current
 from .circles import UNSEEN
+from .errors import CapExceeded
 from .types import Attribution, Call
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .telemetry import Drawing, Operation
     from .types import Reservation, Step
 
-__all__ = ["Run", "RunKind", "RunTree"]
+__all__ = ["Run", "RunKind", "RunTree", "not_sent", "upwards"]
 
 _MOST_ENDED = 2_000
 
@@ -122,15 +123,27 @@ class RunTree(ABC):
                 paid = Call(
                     provider="tool", model=name, operation="tool", attribution=where, name=f"tool {name}"
                 )
-                run.paid = self._maestro.reserve(paid)
-            run.drawing = self._maestro.telemetry.start(
-                _OPERATIONS[kind], name, where, parent=run.span, found=found
-            )
+                try:
+                    run.paid = self._maestro.reserve(paid)
+                except CapExceeded as error:
+                    not_sent(self._drawn(kind, name, where, run.span, found), parent, error)
+                    raise
+            run.drawing = self._drawn(kind, name, where, run.span, found)
             run.span = (run.drawing and run.drawing.span) or run.span
             if kind == "tool":
                 run.use = self._maestro.circles.begin(owner, name, where, arguments)
         run.instance = run_id if kind == "tool" or not parent else parent.instance
         self._runs[run_id] = run
+
+    def _drawn(
+        self,
+        kind: RunKind,
+        name: str,
+        where: Attribution,
+        above: Span | None,
+        found: Callable[[], Span | None] | None,
+    ) -> Drawing | None:
+        return self._maestro.telemetry.start(_OPERATIONS[kind], name, where, parent=above, found=found)
 
     def leave(
         self,
@@ -227,3 +240,39 @@ class RunTree(ABC):
 
     def _find(self, run_id: Hashable | None) -> Run | None:
         return self._runs.get(run_id) or self._ended.get(run_id)
+
+    def suspect(self, kind: str, tool: str, where: Attribution) -> None:
+        """Show on an agent's span that something is wrong with it, as a `"loop"` of a tool (or of its model)."""
+        for run in upwards(self._latest(where)):
+            if run.drawing is not None and run.path and run.path[-1][0] == "agent":
+                run.drawing.suspected(kind, tool)
+                return
+
+    def _latest(self, where: Attribution) -> Run | None:
+        """Return the latest run of an agent or tool that something is for, if nobody knows which it is."""
+        name, path = where.dimensions.get("run"), where.path
+        for run in reversed(tuple(self._runs.values())):
+            mine = run.drawing is not None and self._names.get(run.root_id, str(run.root_id)) == name
+            if mine and run.path == path[: len(run.path)]:
+                return run
+        return None
+
+
+def upwards(run: Run | None) -> Iterator[Run]:
+    """Yield a run and every run around it, innermost first."""
+    while run is not None:
+        yield run
+        run = run.parent
+
+
+def not_sent(drawing: Drawing | None, parent: Run | None, error: BaseException) -> None:
+    """Show a refusal on the call's own span, or, where others draw it and never will, on the run around it."""
+    if drawing is not None and drawing.span is None:
+        drawing = next((run.drawing for run in upwards(parent) if run.drawing is not None), None)
+        if drawing is not None and isinstance(error, CapExceeded):
+            drawing.refused(error)
+        return
+    if drawing is not None:
+        if isinstance(error, CapExceeded):
+            drawing.refused(error)
+        drawing.end(error=error)

@@ -129,7 +129,7 @@ class _Door:
     def send(self, payload: object, work: Callable[[], _T], *, model: str = "", attempts: int = 1) -> _T:
         call, parent = self._call(payload, model, attempts)
         try:
-            reservation = self.maestro.doors.reserve(call, fits=False)
+            reservation = self.maestro.doors.reserve(call, fits=False, parent_id=parent)
         except CapExceeded as error:
             raise LangChainCapExceeded(*error.args, **error.__dict__) from None
         with self._open(reservation, parent) as sent:
@@ -142,7 +142,7 @@ class _Door:
     ) -> _T:
         call, parent = self._call(payload, model, attempts)
         try:
-            reservation = await self.maestro.doors.areserve(call, fits=False)
+            reservation = await self.maestro.doors.areserve(call, fits=False, parent_id=parent)
         except CapExceeded as error:
             raise LangChainCapExceeded(*error.args, **error.__dict__) from None
         with self._open(reservation, parent) as sent:

@@ -194,7 +194,11 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         for attempt in range(passage.retries + 1):
             call = replace(passage.call, key=new_key())
             reservation = doors.reserve(
-                call, fits=passage.fits, keeps_last=self._keeps_last(passage, last=last), last=last
+                call,
+                fits=passage.fits,
+                keeps_last=self._keeps_last(passage, last=last),
+                last=last,
+                parent_id=_parent(_config()),
             )
             try:
                 with self._door(reservation, passage):
@@ -221,7 +225,9 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         for attempt in range(passage.retries + 1):
             call = replace(passage.call, key=new_key())
             keeps_last = self._keeps_last(passage, last=last)
-            reservation = await doors.areserve(call, fits=passage.fits, keeps_last=keeps_last, last=last)
+            reservation = await doors.areserve(
+                call, fits=passage.fits, keeps_last=keeps_last, last=last, parent_id=_parent(_config())
+            )
             try:
                 with self._door(reservation, passage):
                     response = await handler(passage.fitted(reservation))

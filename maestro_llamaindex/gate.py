@@ -185,13 +185,19 @@ class Gate:
     def _open(self, chance: Chance) -> tuple[Sending, Heard]:
         one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
         self.maestro.runs.ask(one.parent_id, call)
-        held = doors.reserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
+        parent_id = one.parent_id
+        held = doors.reserve(
+            call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last, parent_id=parent_id
+        )
         return one.sent(held, last=chance.last)
 
     async def _aopen(self, chance: Chance) -> tuple[Sending, Heard]:
         one, doors, call = chance.passage, self.maestro.doors, chance.passage.call()
         self.maestro.runs.ask(one.parent_id, call)
-        held = await doors.areserve(call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last)
+        parent_id = one.parent_id
+        held = await doors.areserve(
+            call, fits=one.fits, keeps_last=chance.keeps_last, last=chance.last, parent_id=parent_id
+        )
         return one.sent(held, last=chance.last)
 
     def _received(self, one: Passage, sending: Sending, heard: Heard, response: Any) -> Any:

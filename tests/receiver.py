@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
@@ -20,6 +21,7 @@ class _Kept:
     def __init__(self):
         self.spans = []
         self.metrics = {}
+        self.logs = []
 
     def keep_spans(self, request):
         for resource in request.resource_spans:
@@ -31,9 +33,14 @@ class _Kept:
             for scope in resource.scope_metrics:
                 self.metrics |= {metric.name: metric for metric in scope.metrics}
 
+    def keep_logs(self, request):
+        for resource in request.resource_logs:
+            for scope in resource.scope_logs:
+                self.logs.extend(scope.log_records)
+
 
 class HttpReceiver(_Kept):
-    """Takes `/v1/traces` and `/v1/metrics`; answers `status`, after `delay_s`."""
+    """Takes `/v1/traces`, `/v1/metrics` and `/v1/logs`; answers `status`, after `delay_s`."""
 
     def __init__(self, *, status=200, delay_s=0.0):
         super().__init__()
@@ -50,6 +57,8 @@ class HttpReceiver(_Kept):
                     receiver.keep_spans(trace_service_pb2.ExportTraceServiceRequest.FromString(body))
                 elif status == 200 and self.path == "/v1/metrics":
                     receiver.keep_metrics(metrics_service_pb2.ExportMetricsServiceRequest.FromString(body))
+                elif status == 200 and self.path == "/v1/logs":
+                    receiver.keep_logs(logs_service_pb2.ExportLogsServiceRequest.FromString(body))
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -72,7 +81,7 @@ class HttpReceiver(_Kept):
 
 
 class GrpcReceiver(_Kept):
-    """Takes traces and metrics over gRPC."""
+    """Takes traces, metrics and logs over gRPC."""
 
     def __init__(self):
         super().__init__()
@@ -89,6 +98,12 @@ class GrpcReceiver(_Kept):
                 receiver.keep_metrics(request)
                 return metrics_service_pb2.ExportMetricsServiceResponse()
 
+        class Logs(logs_service_pb2_grpc.LogsServiceServicer):
+            def Export(self, request, context):  # noqa: N802 - the protocol names it
+                receiver.keep_logs(request)
+                return logs_service_pb2.ExportLogsServiceResponse()
+
+        logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), self._server)
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), self._server)
         metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), self._server)
         self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"

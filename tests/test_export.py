@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from receiver import GrpcReceiver, HttpReceiver, value
 
-from maestro_core import Cap, attribution
+from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.telemetry import export
 from maestro_langchain import MaestroCallbackHandler
 
@@ -49,6 +49,23 @@ def test_spans_and_metrics_arrive(ask, provider, make_maestro, monkeypatch, prot
     points = receiver.metrics["maestro.cost.usd"].sum.data_points
     assert round(sum(point.as_double for point in points) * 1e9) == provider.bill_nanos
     assert receiver.metrics["gen_ai.client.operation.duration"].histogram.data_points[0].count == 2
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_events_are_sent_as_logs_where_logs_are_asked_for(openai, make_maestro, monkeypatch, protocol):
+    with GrpcReceiver() if protocol == "grpc" else HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        for asked in ("", "otlp"):
+            monkeypatch.setenv("OTEL_LOGS_EXPORTER", asked)
+            maestro = make_maestro(caps=[Cap("0.000001")])
+            with pytest.raises(CapExceeded):
+                openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]})
+            maestro.close()
+    assert len(receiver.spans) == 2
+    (event,) = receiver.logs
+    assert (event.event_name, event.span_id) == ("maestro.refusal", receiver.spans[1].span_id)
+    assert value(event, "maestro.cap") == "$0.000001"
 
 
 def test_each_signal_may_have_its_own_endpoint(ask, make_maestro, monkeypatch):

@@ -10,14 +10,18 @@ pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not install
 
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from opentelemetry import trace
+from opentelemetry.metrics import _internal as metrics_internal
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from sound import assert_sound
 
-from maestro_core import CapExceeded, attribution
+from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
-from maestro_llamaindex import _spans, attach
+from maestro_llamaindex import RoutedLLM, _spans, attach
 
 ASKED = "the secret question"
 
@@ -61,6 +65,65 @@ async def test_agents_tools_and_calls_are_spans(spans, provider, llama, make_mae
     assert {span.attributes["maestro.run"] for span in found.values()} == {handler.run_id}
     assert ASKED not in str([span.to_json() for span in spans.get_finished_spans()])
     assert ASKED not in str(list(maestro.ledger.records()))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.1])
+async def test_spans_ledger_and_counter_are_the_bill(provider, llama, make_maestro, monkeypatch, ratio):
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    tracers = TracerProvider(sampler=TraceIdRatioBased(ratio), shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(metrics_internal, "_METER_PROVIDER", meters)
+    failed = []
+
+    def reply(request):  # every model fails once, nano always
+        if request.model == "gpt-4.1-nano" or request.model not in failed:
+            failed.append(request.model)
+            return Reply(status=500)
+        return Reply(text="fine", input_tokens=900, output_tokens=70)
+
+    provider.reply = reply
+    maestro = make_maestro()
+    one = attach(llama(max_retries=1), maestro)
+    routed = RoutedLLM(
+        endpoints=[llama(model="gpt-4.1-nano"), llama(model="gpt-4.1-mini"), llama()], maestro=maestro
+    )
+    for llm in (one, routed):
+        for _ in range(3):
+            llm.complete(ASKED)
+            await llm.acomplete(ASKED)
+            assert list(llm.stream_complete(ASKED))
+            assert [part async for part in await llm.astream_complete(ASKED)]
+    await FunctionAgent(tools=[search], llm=one).run(user_msg=ASKED)
+    seen = sum(span.attributes.get("maestro.cost.nano_usd", 0) for span in exporter.get_finished_spans())
+    # 25 traces: that all of them are among the one in ten is one chance in 10^25
+    assert (seen == provider.bill_nanos) == (ratio == 1.0)
+    assert seen <= provider.bill_nanos
+    assert round(maestro.report(since="all").total * 10**9) == provider.bill_nanos > 0
+    found = [
+        metric
+        for resource in reader.get_metrics_data().resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    ]
+    (cost,) = [metric for metric in found if metric.name == "maestro.cost.usd"]
+    assert round(sum(point.value for point in cost.data.data_points) * 1e9) == provider.bill_nanos
+    meters.shutdown()
+    tracers.shutdown()
+
+
+async def test_what_is_refused_stands_below_its_agent_and_its_run_has_one_name(spans, llama, make_maestro):
+    maestro = make_maestro(caps=[Cap("0.000001")])
+    agent = attach(FunctionAgent(name="boss", tools=[search], llm=llama()), maestro)
+    handler = agent.run(user_msg=ASKED)
+    with pytest.raises(CapExceeded):
+        await handler
+    refused, top = spans.get_finished_spans()
+    assert (refused.name, top.name) == ("chat gpt-4o-mini", "invoke_agent boss")
+    assert refused.parent.span_id == top.context.span_id
+    assert refused.attributes["maestro.refused"] == "ceiling"
+    assert {span.attributes["maestro.run"] for span in (refused, top)} == {handler.run_id}
 
 
 async def test_agents_that_hand_over_and_agents_in_tools(spans, provider, llama, make_maestro):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from maestro_core.settings import Settings
 from maestro_core.telemetry import names
@@ -53,3 +54,35 @@ def test_grafana_asks_for_metrics_that_we_write():
         for metric in re.findall(r"\b((?:maestro|gen_ai)_\w+)[\[){]", target["expr"]):
             base = re.sub(r"(_seconds)?_(total|bucket|sum|count)$", "", metric)
             assert base in known, panel["title"]
+
+
+def test_jaeger_searches_for_tags_that_we_write():
+    tags = re.findall(r"`((?:maestro|gen_ai)\.[\w.]+)=", (FOLDER / "jaeger.md").read_text("utf-8"))
+    assert (
+        {"maestro.refused", "maestro.overrun"}
+        <= set(tags)
+        <= every_name() | {"maestro.customer", "maestro.run"}
+    )
+
+
+def test_the_collector_is_wired():
+    config = yaml.safe_load((FOLDER / "collector.yaml").read_text("utf-8"))
+    for pipeline in config["service"]["pipelines"].values():
+        for part, chosen in pipeline.items():
+            assert set(chosen) <= config[part].keys()
+    policies = {policy["name"]: policy for policy in config["processors"]["tail_sampling"]["policies"]}
+    for policy in policies.values():
+        assert policy["type"] in policy
+    assert policies["refused"]["string_attribute"]["key"] in every_name()
+    assert policies["overrun"]["boolean_attribute"]["key"] in every_name()
+
+
+def test_what_the_compose_file_starts_is_what_the_collector_sends_to():
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))["services"]
+    exporters = yaml.safe_load((FOLDER / "collector.yaml").read_text("utf-8"))["exporters"]
+    assert {
+        re.split("[/:]+", e["endpoint"].removeprefix("http://"))[0] for e in exporters.values()
+    } <= services.keys()
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            assert (FOLDER / volume.partition(":")[0]).exists()

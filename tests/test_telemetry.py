@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from langchain.agents import create_agent
 from opentelemetry import trace
+from opentelemetry._logs import _internal as logs_internal
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.testing import Reply
-from maestro_langchain import MaestroCallbackHandler, RoutedChatModel
+from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware, RoutedChatModel
 
 
 @pytest.fixture
@@ -66,6 +70,102 @@ def test_a_refusal_is_an_error_without_cost(spans, openai, make_maestro):
     assert "gen_ai.usage.cost" not in span.attributes
 
 
+ASKED = {"messages": [("user", "go")]}
+
+
+@pytest.mark.parametrize("door", ["middleware", "routed", "routed in middleware"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_a_door_refuses_stands_below_its_agent(spans, openai, make_maestro, door, asynchronous):
+    maestro = make_maestro(caps=[Cap("0.000001")])
+    model = openai() if door == "middleware" else RoutedChatModel(endpoints=[openai()], maestro=maestro)
+    middleware = [] if door == "routed" else [MaestroMiddleware(maestro)]
+    agent = create_agent(model, [], middleware=middleware, name="boss")
+    config = {"callbacks": [MaestroCallbackHandler(maestro)]}
+    with pytest.raises(CapExceeded):
+        if asynchronous:
+            await agent.ainvoke(ASKED, config=config)
+        else:
+            agent.invoke(ASKED, config=config)
+    refused, top = spans.get_finished_spans()
+    assert (refused.name, top.name) == ("chat gpt-5-mini", "invoke_agent boss")
+    assert refused.parent.span_id == top.context.span_id
+    assert refused.attributes["maestro.refused"] == "ceiling"
+    assert refused.status.status_code is trace.StatusCode.ERROR
+    assert [event.name for event in refused.events] == ["maestro.refusal"]
+
+
+def test_an_agent_that_ends_quietly_at_its_cap_shows_why(spans, openai, make_maestro):
+    maestro = make_maestro(caps=[Cap("0.000001")])
+    agent = create_agent(openai(), [], middleware=[MaestroMiddleware(maestro, exit_behavior="end")])
+    agent.invoke(ASKED)
+    (refused,) = spans.get_finished_spans()
+    assert refused.attributes["maestro.refused"] == "ceiling"
+
+
+def test_a_tool_that_may_not_be_paid_for_is_shown(spans, make_researcher, make_maestro):
+    prices = [{"tool": "search", "per_call": "0.05"}]
+    maestro = make_maestro(caps=[Cap("0.04")], prices=prices)
+    with pytest.raises(CapExceeded):
+        ask(make_researcher(), maestro)
+    (tool,) = [s for s in spans.get_finished_spans() if s.name == "execute_tool search"]
+    assert tool.attributes["maestro.refused"]
+    assert tool.attributes["gen_ai.agent.name"] == "researcher"
+
+
+def test_a_loop_is_shown_on_its_agent(spans, provider, make_researcher, make_maestro):
+    agent = make_researcher()
+    provider.reply = lambda request: (
+        Reply(tool_calls=[("search", {"query": "x"})]) if len(request.messages) < 14 else Reply(text="done")
+    )
+    maestro = make_maestro(alerts={"log": False})
+    agent.invoke(ASKED, config={"callbacks": [MaestroCallbackHandler(maestro)]})
+    (top,) = [s for s in spans.get_finished_spans() if s.name == "invoke_agent researcher"]
+    assert top.attributes["maestro.anomaly"] == "loop"
+    assert [(e.name, e.attributes["maestro.reason"]) for e in top.events] == [
+        ("maestro.anomaly", "tool search")
+    ]
+
+
+@pytest.fixture
+def logs(monkeypatch):
+    """The user's own logger provider, with what it exported."""
+    exporter = InMemoryLogRecordExporter()
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER", provider)
+    yield exporter
+    provider.shutdown()
+
+
+def test_events_are_log_records_of_their_span(spans, logs, provider, openai, make_maestro):
+    provider.reply = lambda request: (
+        Reply(status=500) if request.model == "gpt-5-nano" else Reply(text="fine")
+    )
+    endpoints = [openai(model="gpt-5-nano"), openai(model="gpt-5-mini")]
+    with attribution(team="growth"):
+        RoutedChatModel(endpoints=endpoints, maestro=make_maestro()).invoke("hello")
+    served = max(spans.get_finished_spans(), key=lambda span: span.start_time)
+    failover, decision = [each.log_record for each in logs.get_finished_logs()]
+    assert (failover.event_name, decision.event_name) == ("maestro.failover", "maestro.decision")
+    assert (failover.severity_text, decision.severity_text) == ("WARN", "INFO")
+    for record in (failover, decision):
+        assert (record.trace_id, record.span_id) == (served.context.trace_id, served.context.span_id)
+        assert record.attributes["maestro.team"] == "growth"
+    assert decision.attributes["maestro.endpoint"] == "gpt-5-mini"
+
+
+def test_a_broken_logger_provider_ends_every_span(spans, openai, make_maestro, monkeypatch):
+    class Broken(LoggerProvider):
+        def get_logger(self, *args, **kwargs):
+            raise RuntimeError("no logs today")
+
+    monkeypatch.setattr(logs_internal, "_LOGGER_PROVIDER", Broken(shutdown_on_exit=False))
+    model = RoutedChatModel(endpoints=[openai()], maestro=make_maestro())
+    assert model.invoke("hello").content == "fine"
+    (span,) = spans.get_finished_spans()
+    assert span.attributes["gen_ai.usage.cost"] > 0
+
+
 def test_a_request_that_was_not_billed_has_no_cost(spans, provider, openai, make_maestro):
     provider.reply = Reply(status=503)
     with pytest.raises(Exception, match="503"):
@@ -104,5 +204,6 @@ def test_a_routed_call_says_where_it_went_and_why(spans, provider, openai, make_
     assert served.attributes["maestro.endpoint"] == "gpt-5-mini"
     assert served.attributes["maestro.decision"]
     assert served.attributes["maestro.failed_over_from"] == ("gpt-5-nano",)
-    (event,) = served.events
-    assert (event.name, event.attributes["maestro.reason"]) == ("maestro.failover", "server_error")
+    failover, decision = served.events
+    assert (failover.name, failover.attributes["maestro.reason"]) == ("maestro.failover", "server_error")
+    assert (decision.name, decision.attributes["maestro.endpoint"]) == ("maestro.decision", "gpt-5-mini")

@@ -10,6 +10,7 @@ from maestro_core import plugins
 from maestro_core.clock import from_micros
 from maestro_core.errors import LedgerError
 from maestro_core.forks import fork_safe_lock
+from maestro_core.telemetry.events import Events
 from maestro_core.types import Alert
 
 from . import sinks
@@ -41,12 +42,21 @@ class Alerts:
         settings: Where alerts go.
         ledger: Where they are claimed and listed.
         manager: The plugins, whose `maestro_alert` is told, too.
+        events: Where OpenTelemetry is told; the user's logger provider if None.
     """
 
-    def __init__(self, settings: AlertSettings, ledger: Ledger, manager: PluginManager) -> None:
+    def __init__(
+        self,
+        settings: AlertSettings,
+        ledger: Ledger,
+        manager: PluginManager,
+        *,
+        events: Events | None = None,
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._plugins = manager
+        self._events = events or Events(lambda: None)
         self._intake: Lane[Callable[[], Alert | None]] = Lane("alerts", self._take)
         self._webhooks: dict[str, tuple[sinks.Webhook, Lane[Alert]]] = {}
         self._known: dict[str, None] = {}
@@ -93,10 +103,7 @@ class Alerts:
             sinks.log(alert)
         for url in self._settings.webhooks(alert):
             self._lane(url).put(alert)
-        try:
-            sinks.emit_event(alert)
-        except Exception:  # noqa: BLE001 - an exporter's trouble is not the alert's
-            _log.exception("an alert could not be emitted as an OpenTelemetry event")
+        sinks.emit_event(alert, self._events)
         plugins.observe(self._plugins, "maestro_alert", alert=alert)
 
     def test(self, now_us: int) -> list[tuple[str, str]]:
@@ -120,8 +127,7 @@ class Alerts:
             except sinks.Undelivered as failure:
                 error = str(failure)
             outcomes.append((f"webhook {webhook.host}", error))
-        if sinks.takes_events():
-            sinks.emit_event(alert)
+        if sinks.emit_event(alert, self._events):
             outcomes.append(("OpenTelemetry event", ""))
         plugins.observe(self._plugins, "maestro_alert", alert=alert)
         listeners = len(self._plugins.hook.maestro_alert.get_hookimpls())

@@ -6,7 +6,6 @@ import json
 import logging
 import random
 import threading
-import time
 from hashlib import blake2b
 from http.client import HTTPException
 from typing import TYPE_CHECKING
@@ -14,12 +13,15 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from maestro_core.telemetry.names import ALERT_EVENT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from maestro_core.telemetry.events import Events
     from maestro_core.types import Alert
 
-__all__ = ["Undelivered", "Webhook", "emit_event", "log", "takes_events"]
+__all__ = ["Undelivered", "Webhook", "emit_event", "log"]
 
 _log = logging.getLogger("maestro")
 
@@ -93,29 +95,9 @@ def log(alert: Alert) -> None:
     _log.warning("%s", alert, extra={"maestro_alert": alert.to_dict()})
 
 
-def takes_events() -> bool:
-    """Return whether this process has set a logger provider, so that an event goes anywhere."""
-    from opentelemetry._logs import NoOpLoggerProvider, get_logger_provider
-
-    provider = get_logger_provider()
-    stands_in = type(provider).__name__ == "ProxyLoggerProvider"  # which has no public name
-    return not stands_in and not isinstance(provider, NoOpLoggerProvider)
-
-
-def emit_event(alert: Alert) -> None:
-    """Emit the OpenTelemetry event `maestro.alert`, if the user has set a logger provider."""
-    from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
-
-    get_logger("maestro").emit(
-        LogRecord(
-            timestamp=time.time_ns(),
-            severity_number=SeverityNumber.WARN,
-            severity_text="WARN",
-            body=str(alert),
-            attributes=_attributes(alert),
-            event_name="maestro.alert",
-        )
-    )
+def emit_event(alert: Alert, events: Events) -> bool:
+    """Emit the OpenTelemetry event `maestro.alert`; return whether anybody listens."""
+    return bool(events.emit(ALERT_EVENT, _attributes(alert), body=str(alert)))
 
 
 def _token(key: str) -> str:

@@ -10,6 +10,7 @@ from opentelemetry import trace
 from maestro_core.forks import fork_safe_lock
 
 from . import export
+from .events import Events
 from .guard import harmless
 from .metrics import Metrics
 from .names import Operation
@@ -18,6 +19,7 @@ from .spans import Drawing, draw, start_attributes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
@@ -31,7 +33,7 @@ _log = logging.getLogger("maestro")
 
 
 class Telemetry:
-    """Spans and metrics of one Maestro: through the user's providers, or through our own if only an endpoint is set."""
+    """Spans, metrics and events of one Maestro: through the user's providers, or through our own if only an endpoint is set."""
 
     def __init__(self, settings: Settings) -> None:
         self._mode = settings.spans
@@ -41,11 +43,14 @@ class Telemetry:
         self._own_tracers: TracerProvider | None = None
         self._own_tracer: Tracer | None = None
         self._own_meters: MeterProvider | None = None
+        self._own_logs: LoggerProvider | None = None
         self._latest: tuple[object, Tracer] | None = None  # making a tracer costs as much as a span
         self._wants_spans, self._wants_metrics = export.wanted("traces"), export.wanted("metrics")
+        self._wants_logs = export.wanted("logs")
         self._closed = False
         self._missed = False
         self.metrics = Metrics(self._meters)
+        self.events = Events(self._logs)
 
     @harmless
     def start(
@@ -71,12 +76,14 @@ class Telemetry:
         if self._mode == "off" or (self._mode == "annotate" and found is None):
             return None
         if found is not None and self._mode != "own":
-            return Drawing(None, found, start_attributes(operation, name, attribution, call), self._costs)
+            facts = start_attributes(operation, name, attribution, call)
+            return Drawing(None, found, facts, self._costs, self.events)
         tracer = self._tracer()
         if tracer is None:
             return None
         attributes = start_attributes(operation, name, attribution, call)
-        return Drawing(draw(tracer, operation, name, attributes, parent), None, attributes, self._costs)
+        span = draw(tracer, operation, name, attributes, parent)
+        return Drawing(span, None, attributes, self._costs, self.events)
 
     def missed(self) -> None:
         """Another instrumentation's span was not found, or had ended; say so once."""
@@ -91,8 +98,9 @@ class Telemetry:
         """Deliver what is queued, in at most two seconds; the user's own providers are left alone."""
         with self._lock:
             self._closed = True
-            own = [one for one in (self._own_tracers, self._own_meters) if one is not None]
-            self._own_tracers = self._own_meters = None
+            made = (self._own_tracers, self._own_meters, self._own_logs)
+            own = [one for one in made if one is not None]
+            self._own_tracers = self._own_meters = self._own_logs = None
         if not own:
             return
         done = export.shut_down([one.shutdown for one in own])
@@ -126,3 +134,11 @@ class Telemetry:
             if self._own_meters is None and not self._closed:
                 self._own_meters = export.metrics_provider()
             return self._own_meters
+
+    def _logs(self) -> LoggerProvider | None:
+        if not self._wants_logs:
+            return None
+        with self._lock:
+            if self._own_logs is None and not self._closed:
+                self._own_logs = export.logs_provider()
+            return self._own_logs

@@ -17,15 +17,17 @@ from maestro_core.forks import fork_safe_lock
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-__all__ = ["Delivery", "metrics_provider", "shut_down", "trace_provider", "wanted"]
+__all__ = ["Delivery", "logs_provider", "metrics_provider", "shut_down", "trace_provider", "wanted"]
 
 _log = logging.getLogger("maestro")
 
-Signal = Literal["traces", "metrics"]
+Signal = Literal["traces", "metrics", "logs"]
 
 _JOIN_S = 2.0
 
@@ -34,17 +36,22 @@ _JOIN_S = 2.0
 _QUEUE = 131_072
 _BATCH = 2_048
 
+# What has ended just before the process does has two seconds to be delivered; the SDK's own five would let more pile up.
+_DELAY_MS = 1_000.0
+
 
 def wanted(signal: Signal) -> bool:
     """Return whether the environment names an OTLP endpoint for a signal, and does not switch it off.
 
-    A backend that takes only traces answers metrics with an error: `OTEL_METRICS_EXPORTER=none` says so.
+    A backend that takes only traces answers metrics with an error: `OTEL_METRICS_EXPORTER=none` says so. Most backends of
+    traces take no logs, so that these need an endpoint of their own, or `OTEL_LOGS_EXPORTER=otlp`.
     """
-    off = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").lower() == "none"
-    if off or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    exporter = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").lower()
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
-    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    return any(os.environ.get(name) for name in names)
+    if os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"):
+        return True
+    return bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) and (signal != "logs" or exporter == "otlp")
 
 
 class Delivery:
@@ -97,7 +104,11 @@ def trace_provider(delivery: Delivery) -> TracerProvider:
 
     provider = TracerProvider(shutdown_on_exit=False)
     exporter = Counted(_span_exporter())
-    provider.add_span_processor(Counting(exporter, max_queue_size=_QUEUE, max_export_batch_size=_BATCH))
+    delay_ms = None if "OTEL_BSP_SCHEDULE_DELAY" in os.environ else _DELAY_MS
+    processor = Counting(
+        exporter, max_queue_size=_QUEUE, max_export_batch_size=_BATCH, schedule_delay_millis=delay_ms
+    )
+    provider.add_span_processor(processor)
     return provider
 
 
@@ -116,6 +127,25 @@ def metrics_provider() -> MeterProvider:
 
         exporter = Http()
     return MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
+
+
+def logs_provider() -> LoggerProvider:
+    """Return a logger provider that exports over OTLP."""
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+    exporter: LogRecordExporter
+    if _protocol("logs") == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as Grpc
+
+        exporter = Grpc()
+    else:
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as Http
+
+        exporter = Http()
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+    return provider
 
 
 def shut_down(shutdowns: Sequence[Callable[[], object]]) -> bool:

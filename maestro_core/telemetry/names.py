@@ -82,7 +82,9 @@ ENDPOINT: Final = "maestro.endpoint"
 DECISION: Final = "maestro.decision"
 FAILED_OVER: Final = "maestro.failed_over_from"
 CAP: Final = "maestro.cap"
+BUCKET: Final = "maestro.bucket"
 REASON: Final = "maestro.reason"
+ANOMALY: Final = "maestro.anomaly"
 
 COST_METRIC: Final = "maestro.cost.usd"
 COST_BY_AGENT: Final = "maestro.cost.agent.usd"
@@ -97,6 +99,9 @@ USED_METRIC: Final = "maestro.cap.used_ratio"
 REFUSAL_EVENT: Final = "maestro.refusal"
 FAILOVER_EVENT: Final = "maestro.failover"
 OVERRUN_EVENT: Final = "maestro.overrun"
+DECISION_EVENT: Final = "maestro.decision"
+ANOMALY_EVENT: Final = "maestro.anomaly"
+ALERT_EVENT: Final = "maestro.alert"
 
 
 def latest() -> bool:

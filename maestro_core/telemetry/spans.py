@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from maestro_core.errors import CapExceeded
     from maestro_core.types import Attribution, Call, Record
 
+    from .events import Events
+
 __all__ = ["Drawing", "cost_attributes"]
 
 _log = logging.getLogger("maestro")
@@ -39,7 +41,7 @@ class Drawing:
     ends after us, so that what we have to say is written when the run ends.
     """
 
-    __slots__ = ("_attributes", "_costs", "_found", "_own", "first_chunk_s")
+    __slots__ = ("_attributes", "_costs", "_events", "_found", "_own", "first_chunk_s")
 
     def __init__(
         self,
@@ -47,11 +49,13 @@ class Drawing:
         found: Callable[[], Span | None] | None,
         attributes: dict[str, AttributeValue],
         costs: Sequence[str],
+        events: Events,
     ) -> None:
         self._own = own
         self._found = found
         self._attributes = attributes
         self._costs = costs
+        self._events = events
         self.first_chunk_s: float | None = None
 
     @property
@@ -73,12 +77,26 @@ class Drawing:
         facts: dict[str, AttributeValue] = {
             names.REFUSED: error.reason,
             names.CAP: str(error.cap),
-            "maestro.bucket": error.bucket,
+            names.BUCKET: error.bucket,
         }
         self._attributes |= facts
-        if self._own is not None:
-            self._own.set_attributes(facts)
-            self._own.add_event(names.REFUSAL_EVENT, facts)
+        span = self._own or (self._found() if self._found else None)
+        if span is not None and span.is_recording():
+            span.set_attributes(facts)
+            self._tell(span, names.REFUSAL_EVENT, facts)
+
+    @harmless
+    def suspected(self, kind: str, tool: str) -> None:
+        """Something about it is not as it should be, as `"loop"` of a tool, or of the model if `tool` is empty."""
+        facts: dict[str, AttributeValue] = {
+            names.ANOMALY: kind,
+            names.REASON: f"tool {tool}" if tool else "model",
+        }
+        self._attributes[names.ANOMALY] = kind
+        span = self._own or (self._found() if self._found else None)
+        if span is not None and span.is_recording():
+            span.set_attribute(names.ANOMALY, kind)
+            self._tell(span, names.ANOMALY_EVENT, facts)
 
     @harmless
     def end(
@@ -101,7 +119,7 @@ class Drawing:
         if facts:
             self._own.set_attributes(facts)
         if record is not None:
-            _add_events(self._own, record)
+            self._add_events(self._own, record)
         if error is not None:
             name = type(error).__qualname__
             self._own.set_attribute(names.ERROR_TYPE, name)
@@ -122,8 +140,25 @@ class Drawing:
         }
         span.set_attributes(self._attributes | ours)
         if record is not None:
-            _add_events(span, record)
+            self._add_events(span, record)
         return True
+
+    def _add_events(self, span: Span, record: Record) -> None:
+        if record.overrun:
+            self._tell(span, names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
+        for attempt in record.detail.get("attempts", ()):
+            facts = {names.ENDPOINT: attempt["endpoint"], names.REASON: attempt["failed"]}
+            self._tell(span, names.FAILOVER_EVENT, facts)
+        if decision := record.detail.get("decision"):
+            facts = {names.ENDPOINT: decision["chosen"], names.DECISION: decision["why"]}
+            self._tell(span, names.DECISION_EVENT, facts, severity="INFO")
+
+    def _tell(
+        self, span: Span, name: str, facts: Mapping[str, AttributeValue], *, severity: str = "WARN"
+    ) -> None:
+        # On the span for those who look at traces, and as a record of its own, which is what the conventions ask for.
+        span.add_event(name, facts)
+        self._events.emit(name, {**self._attributes, **facts}, span=span, severity=severity)
 
 
 def draw(
@@ -211,15 +246,6 @@ def _how(record: Record) -> dict[str, AttributeValue]:
     if attempts := record.detail.get("attempts"):
         found[names.FAILED_OVER] = [each["endpoint"] for each in attempts]
     return found
-
-
-def _add_events(span: Span, record: Record) -> None:
-    if record.overrun:
-        span.add_event(names.OVERRUN_EVENT, {names.COST_NANOS: record.cost_nanos})
-    for attempt in record.detail.get("attempts", ()):
-        span.add_event(
-            names.FAILOVER_EVENT, {names.ENDPOINT: attempt["endpoint"], names.REASON: attempt["failed"]}
-        )
 
 
 def cost_source(record: Record) -> str:

@@ -1,20 +1,23 @@
 """What tracing and metering add to `invoke` and to an agent: nothing, a no-op, a hand-written tree, Maestro, others.
 
-Variants take turns in one process, so that whatever else the machine does falls on all of them; compare the ratios.
-Each is measured with the SDK's spans and metrics on and nothing exported. Of the other instrumentations, those that are
-installed take part; after `make peers`, `.venv-peers/traceloop/bin/python` (and `official`, `langfuse`) has each of them.
+Variants take turns in one process, so that whatever else the machine does falls on all of them; compare the multiples.
+Each is measured with the SDK's spans and metrics on and nothing exported; the agent makes six model and five tool calls.
 Run: python tests/benchmarks/bench_telemetry.py [rounds]
+With `--everywhere`, in each environment that `make peers` has made, as one table.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from langchain.agents import create_agent
@@ -33,6 +36,8 @@ from maestro_core import Cap, Maestro
 from maestro_langchain import MaestroCallbackHandler
 
 INVOKES = 40
+PEERS = Path(__file__).parents[2] / ".venv-peers"
+ENVIRONMENTS = ("openinference", "official", "traceloop", "langfuse")
 
 # Title -> where its instrumentor lives.
 INSTRUMENTORS = {
@@ -150,56 +155,100 @@ def others():
     return found
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+@dataclass
+class Times:
+    """What one variant took, by round: wall time of the median invoke, and CPU of all threads, in nanoseconds."""
+
+    invoke: list[float] = field(default_factory=list)
+    invoke_cpu: list[float] = field(default_factory=list)
+    agent: list[float] = field(default_factory=list)
+    agent_cpu: list[float] = field(default_factory=list)
+
+    def least(self) -> list[float]:
+        """Return the least of each: what it takes while nothing else runs."""
+        return [min(each) for each in (self.invoke, self.invoke_cpu, self.agent, self.agent_cpu)]
+
+
+def take(times, model, agent, config) -> None:
+    """Measure one round of one variant."""
+    walls, cpu = [], time.process_time_ns()
+    for _ in range(INVOKES):
+        began = time.perf_counter_ns()
+        model.invoke("How do batteries age?", config=config)
+        walls.append(time.perf_counter_ns() - began)
+    times.invoke.append(statistics.median(walls))
+    times.invoke_cpu.append((time.process_time_ns() - cpu) / INVOKES)
+    for _ in range(3):
+        began, cpu = time.perf_counter_ns(), time.process_time_ns()
+        agent.invoke({"messages": [("user", "agent")]}, config=config)
+        times.agent.append(time.perf_counter_ns() - began)
+        times.agent_cpu.append(time.process_time_ns() - cpu)
+
+
+def measured(whose, rounds) -> dict[str, list[float]]:
+    """Return the least times of each variant: `ours`, or the `others` that this environment has.
+
+    Not of both in one process: beside another instrumentation Maestro looks for its spans, and draws none.
+    """
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(NullExporter(), max_queue_size=1_000_000))
     trace.set_tracer_provider(provider)
     metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
     caps = [Cap("1000000", per="run")]
-    folder = tempfile.mkdtemp()
     memory = Maestro(ledger="memory:", caps=caps)
-    sqlite = Maestro(ledger=f"sqlite:///{Path(folder, 'bench.db')}", caps=caps)
-    variants = {
-        "no handler": None,
+    sqlite = Maestro(ledger=f"sqlite:///{Path(tempfile.mkdtemp(), 'bench.db')}", caps=caps)
+    ours = {
         "no-op handler": NoOpHandler(),
         "hand-written tree + 3 metrics": HandWritten(),
         "Maestro memory: (spans, metrics, cap)": MaestroCallbackHandler(memory),
         "Maestro sqlite: (spans, metrics, cap)": MaestroCallbackHandler(sqlite),
-        **others(),
     }
+    variants = {"no handler": None, **(ours if whose == "ours" else others())}
     model = NoOpModel()
     agent = create_agent(model, [look], name="bench")
-    invokes = {name: [] for name in variants}
-    agents = {name: [] for name in variants}
+    times = {name: Times() for name in variants}
     for turn in range(rounds + 2):  # two rounds warm everything up
         for name, handler in variants.items():
             if hasattr(handler, "instrument"):
                 handler.instrument(tracer_provider=provider, skip_dep_check=True)
             config = {"callbacks": [handler]} if isinstance(handler, BaseCallbackHandler) else {}
-            for _ in range(INVOKES):
-                began = time.perf_counter_ns()
-                model.invoke("How do batteries age?", config=config)
-                if turn >= 2:
-                    invokes[name].append(time.perf_counter_ns() - began)
-            for _ in range(3):
-                began = time.process_time_ns()
-                agent.invoke({"messages": [("user", "agent")]}, config=config)
-                if turn >= 2:
-                    agents[name].append(time.process_time_ns() - began)
+            take(times[name] if turn >= 2 else Times(), model, agent, config)
             if hasattr(handler, "instrument"):
                 handler.uninstrument()
-    base, agent_base = statistics.median(invokes["no handler"]), statistics.median(agents["no handler"])
-    print(f"{'variant':40}{'invoke p50 us':>14}{'x none':>8}{'p99 us':>9}{'agent CPU ms':>14}{'x none':>8}")
-    for name in variants:
-        p50, p99 = statistics.median(invokes[name]), statistics.quantiles(invokes[name], n=100)[98]
-        cpu = statistics.median(agents[name])
-        print(
-            f"{name:40}{p50 / 1e3:14.0f}{p50 / base:8.2f}{p99 / 1e3:9.0f}{cpu / 1e6:14.2f}{cpu / agent_base:8.2f}"
-        )
     memory.close()
     sqlite.close()
     provider.shutdown()
+    return {name: each.least() for name, each in times.items()}
+
+
+def table(python, whose, rounds) -> None:
+    """Measure in an environment, and print it beside that environment's own agent without a handler."""
+    command = [str(python), __file__, "--measure", whose, str(rounds)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    base = found["no handler"]
+    for name, least in found.items():
+        if whose == "ours" or name != "no handler":
+            cells = "".join(f"{n / 1e3:10.0f}{n / b:7.2f}" for n, b in zip(least, base, strict=True))
+            print(f"{name:40}{cells}", flush=True)
+
+
+def main() -> None:
+    (rounds, *_) = [int(each) for each in sys.argv[1:] if each.isdecimal()] or [15]
+    if "--measure" in sys.argv:
+        print(json.dumps(measured(sys.argv[2], rounds)))
+        return
+    others_in = [sys.executable]
+    if "--everywhere" in sys.argv:
+        others_in = [str(PEERS / name / "bin" / "python") for name in ENVIRONMENTS]
+        if missing := [each for each in others_in if not Path(each).exists()]:
+            sys.exit(f"{missing[0]} is missing; `make peers` makes it")
+    heads = ("invoke p50", "invoke CPU", "agent", "agent CPU")
+    print("least of all rounds, in us and as a multiple of the same environment without a handler")
+    print(f"{'variant':40}" + "".join(f"{head:>10}{'x':>7}" for head in heads))
+    table(sys.executable, "ours", rounds)
+    for python in others_in:
+        table(python, "others", rounds)
 
 
 if __name__ == "__main__":

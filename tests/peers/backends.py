@@ -1,117 +1,131 @@
-"""The demo's traces in a real OTLP backend, Arize Phoenix, asked back through its API.
+"""A LangChain and a LlamaIndex agent's traces in real OTLP backends, asked back through their APIs.
 
     make peers
+    .venv/bin/python tests/peers/backends.py --keep     # leaves each backend running until Enter, to look at its pages
 
-It makes `.venv-peers/phoenix/` (about a minute), starts Phoenix on loopback, runs `maestro demo` against it, and fails if
-a span of the tree is missing or the costs do not add up to the ledger.
+It makes an environment for each backend in `.venv-peers/` (a minute each), starts it on loopback, runs `maestro demo` and
+a LlamaIndex agent against it, and fails unless every call of their ledgers is there: below the same agents and tools, at
+the same cost, of the right kind, with its tokens and whom it was for.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
+from servers import Mlflow, Phoenix, Seen, Server
 from telemetry import environment
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 180
-SPANS = (
-    "{projects{edges{node{name spans(first:1000){edges{node{name spanKind parentId spanId attributes}}}}}}}"
-)
+from maestro_core import Maestro
+
+HERE = Path(__file__).parent
+ARRIVAL_S = 60
+KINDS = {"chat": "llm", "execute_tool": "tool", "invoke_agent": "agent"}
+WANTED = ("gen_ai.agent.name", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens", "maestro.team")
+
+# The agents and tools above a call, from the outermost, and its cost in nano-dollars.
+Place = tuple[tuple[tuple[str, str], ...], int]
+STEPS = {"invoke_agent": "agent", "execute_tool": "tool"}
 
 
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def told(ledger: str) -> Counter[Place]:
+    """Return where each call stands, by the ledger."""
+    maestro = Maestro(ledger=ledger)
+    records = [record for record in maestro.ledger.records() if record.kind == "settled"]
+    maestro.close()
+    return Counter((tuple(record.attribution.path), record.cost_nanos) for record in records)
 
 
-def started(phoenix: Path, folder: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start Phoenix; return it and its address once it answers."""
-    port = free_port()
+def shown(spans: list[Seen]) -> Counter[Place]:
+    """Return where each call stands, by the backend."""
+    by_id = {span.id: span for span in spans}
+
+    def path(span: Seen) -> tuple[tuple[str, str], ...]:
+        above = by_id.get(span.parent_id or "")
+        operation, _, name = span.name.partition(" ")
+        own = ((STEPS[operation], name),) if operation in STEPS else ()
+        return (*(path(above) if above else ()), *own)
+
+    costs = {span.id: span.attributes.get("maestro.cost.nano_usd") for span in spans}
+    return Counter((path(span), int(costs[span.id])) for span in spans if costs[span.id] is not None)
+
+
+def faults(spans: list[Seen]) -> list[str]:
+    """Return what is wrong with single spans."""
+    ids = {span.id for span in spans}
+    found = [
+        f"{span.name} has lost its parent" for span in spans if span.parent_id and span.parent_id not in ids
+    ]
+    for span in spans:
+        kind = KINDS[span.name.partition(" ")[0]]
+        if span.kind not in (kind, {"llm": "chat_model"}.get(kind)):
+            found.append(f"{span.name} is shown as {span.kind}")
+        if "maestro.cost.nano_usd" in span.attributes:
+            found += [f"{span.name} has no {name}" for name in WANTED if name not in span.attributes]
+            if (
+                round(float(span.attributes["gen_ai.usage.cost"]) * 1e9)
+                != span.attributes["maestro.cost.nano_usd"]
+            ):
+                found.append(f"{span.name} has two costs")
+    return found
+
+
+def run(server: Server, *command: str) -> str:
+    """Run an agent whose spans go to the backend; return what it prints."""
     settings = {
-        "PHOENIX_WORKING_DIR": folder,
-        "PHOENIX_HOST": "127.0.0.1",
-        "PHOENIX_PORT": str(port),
-        "PHOENIX_GRPC_PORT": str(free_port()),
-        "PHOENIX_TELEMETRY_ENABLED": "false",
-        "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": server.url,
+        "OTEL_METRICS_EXPORTER": "none",  # it takes traces alone
+        **server.settings,
     }
-    server = subprocess.Popen(
-        [phoenix, "serve"],
+    done = subprocess.run(
+        [sys.executable, *command],
+        check=False,
         env={**os.environ, **settings},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    url, until_s = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S
-    while time.monotonic() < until_s:
-        try:
-            urllib.request.urlopen(f"{url}/healthz", timeout=5).close()
-        except OSError:
-            time.sleep(1)
-        else:
-            return server, url
-    server.kill()
-    sys.exit("Phoenix did not start")
+    if done.returncode:
+        sys.exit(f"{command}: {done.stdout}{done.stderr}")
+    return done.stdout
 
 
-def spans(url: str) -> list[dict[str, Any]]:
-    """Return every span that the backend has."""
-    body = json.dumps({"query": SPANS}).encode()
-    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found = json.load(answer)["data"]["projects"]["edges"]
-    nodes = [edge["node"] for project in found for edge in project["node"]["spans"]["edges"]]
-    return [{**node, "attributes": json.loads(node["attributes"])} for node in nodes]
+def check(kind: type[Server], *, keep: bool) -> list[str]:
+    """Run both agents against a backend; return what is wrong."""
+    python = environment(kind.title.lower(), kind.packages)
+    with tempfile.TemporaryDirectory() as folder, kind(python, folder) as server:
+        ledgers = [f"sqlite:///{folder}/{name}.db" for name in ("langchain", "llamaindex")]
+        run(server, "-m", "maestro_core.cli", "demo", "--ledger", ledgers[0])
+        run(server, str(HERE / "worker_llamaindex.py"), ledgers[1])
+        truth = told(ledgers[0]) + told(ledgers[1])
+        spans: list[Seen] = []
+        until_s = time.monotonic() + ARRIVAL_S
+        while time.monotonic() < until_s and shown(spans) != truth:
+            time.sleep(1)  # it takes spans in at its own pace
+            spans = server.spans()
+        wrong = faults(spans)
+        there = shown(spans)
+        wrong += [f"missing: {place}" for place in truth - there] + [f"too much: {p}" for p in there - truth]
+        dollars = sum(nanos * count for (_, nanos), count in there.items()) / 1e9
+        kinds = dict(Counter(span.kind for span in spans))
+        print(
+            f"{kind.title}: {len(spans)} spans {kinds}, {there.total()} calls that cost ${dollars:.9f}; wrong: {wrong}"
+        )
+        if keep:
+            input(f"{kind.title} is at {server.url}{server.ui}; Enter ends it ")
+    return [f"{kind.title}: {each}" for each in wrong]
 
 
 def main() -> None:
-    python = environment("phoenix", ["arize-phoenix==20.26.1"])
-    with tempfile.TemporaryDirectory() as folder:
-        server, url = started(python.with_name("phoenix"), folder)
-        try:
-            settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_METRICS_EXPORTER": "none"}
-            demo = subprocess.run(
-                [sys.executable, "-m", "maestro_core.cli", "demo"],
-                env={**os.environ, **settings}, check=True, capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-            (said,) = re.findall(r"by Maestro's ledger:\s+\$([\d.]+)", demo.stdout)
-            ledger, found = Decimal(said), []
-            until_s = time.monotonic() + 60
-            while time.monotonic() < until_s and cost(found) != ledger:
-                time.sleep(1)  # it takes spans in at its own pace
-                found = spans(url)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(30)
-    by_id = {span["spanId"]: span for span in found}
-    orphans = [span["name"] for span in found if span["parentId"] and span["parentId"] not in by_id]
-    kinds = Counter(span["spanKind"] for span in found)
-    print(
-        f"Phoenix has {len(found)} spans {dict(kinds)}; costs add up to ${cost(found)}, the ledger says ${ledger}"
-    )
-    if cost(found) != ledger or orphans or not {"llm", "tool", "agent"} <= kinds.keys():
-        sys.exit(f"that is wrong; spans without their parent: {orphans}")
-
-
-def cost(found: list[dict[str, Any]]) -> Decimal:
-    """Return the sum of the costs on spans, in dollars."""
-    each = [span["attributes"].get("maestro", {}).get("cost", {}).get("nano_usd", 0) for span in found]
-    return Decimal(sum(each)) / 10**9
+    keep = "--keep" in sys.argv[1:]
+    wrong = [each for kind in (Phoenix, Mlflow) for each in check(kind, keep=keep)]
+    if wrong:
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":
