@@ -221,6 +221,8 @@ class Runs(RunTree):
         record = self._safely(lambda: self._maestro.settle_with(call.reservation, usage, facts))
         if call.offer is not None:
             call.offer.record, call.offer.usage = record, usage
+        if reply is not None and call.drawing is not None and call.drawing.captures:
+            call.drawing.said(call.reservation.call, reply, record)
         self._tell(call, taken_ns, record, error)
         return record
 

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         on_loop: What happens to an agent that goes round in circles: `"alert"`, `"halt"` (its run is refused further
             calls until `resume`), or `"off"`.
         polling_tools: Tools that may be asked the same again and again, and are no loop.
-        capture_content: Whether prompts and completions may enter spans. Nothing reads it yet: no content enters any.
+        capture_content: Whether prompts and completions enter the spans of model calls that we draw; never anything else.
         spans: `"auto"` draws spans unless another instrumentation traces the framework, whose model spans it then
             annotates; `"own"` always draws, `"annotate"` never does, `"off"` does neither.
         cost_attributes: Further span attributes for a call's dollars, as other backends spell it: `"llm.cost.total"`,

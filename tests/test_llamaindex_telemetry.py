@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from weakref import WeakSet
 
 import pytest
@@ -65,6 +66,23 @@ async def test_agents_tools_and_calls_are_spans(spans, provider, llama, make_mae
     assert {span.attributes["maestro.run"] for span in found.values()} == {handler.run_id}
     assert ASKED not in str([span.to_json() for span in spans.get_finished_spans()])
     assert ASKED not in str(list(maestro.ledger.records()))
+
+
+async def test_content_that_is_asked_for_stands_on_spans_of_models(spans, provider, llama, make_maestro):
+    provider.reply = [Reply(tool_calls=[("search", {"query": "gate"})]), "mellon"]
+    maestro = make_maestro(capture_content=True)
+    await attach(FunctionAgent(name="gimli", tools=[search], llm=llama()), maestro).run(user_msg=ASKED)
+    first, last = [span.attributes for span in spans.get_finished_spans() if span.name.startswith("chat")]
+    asked = json.loads(first["gen_ai.input.messages"])[-1]
+    assert asked == {"role": "user", "parts": [{"type": "text", "content": ASKED}]}
+    (called,) = json.loads(first["gen_ai.output.messages"])
+    (part,) = called["parts"]
+    assert (called["finish_reason"], part["type"], part["name"]) == ("tool_call", "tool_call", "search")
+    response = json.loads(last["gen_ai.input.messages"])[-1]
+    assert response["parts"] == [
+        {"type": "tool_call_response", "id": part["id"], "response": "gate: nothing"}
+    ]
+    assert json.loads(last["gen_ai.output.messages"])[0]["parts"] == [{"type": "text", "content": "mellon"}]
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.1])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
 from opentelemetry import trace
 from opentelemetry._logs import _internal as logs_internal
 from opentelemetry.sdk._logs import LoggerProvider
@@ -189,6 +193,46 @@ def test_no_content_enters_a_span(spans, provider, openai, make_maestro):
     text = spans.get_finished_spans()[0].to_json()
     assert "mellon" not in text
     assert "friend" not in text
+
+
+@tool
+def search(query: str) -> str:
+    """Search."""
+    return "found"
+
+
+def test_content_that_is_asked_for_stands_on_spans_of_models_alone(spans, provider, openai, make_maestro):
+    provider.reply = [Reply(tool_calls=[("search", {"query": "gate"})]), "mellon"]
+    agent = create_agent(openai(), [search], name="gimli", system_prompt="Be brief.")
+    maestro = make_maestro(capture_content=True)
+    ask(agent, maestro)
+    found = {span.name: span for span in spans.get_finished_spans()}
+    assert not any("messages" in str(span.attributes) for name, span in found.items() if "chat" not in name)
+    first, last = [span.attributes for span in spans.get_finished_spans() if "chat" in span.name]
+    system, user = json.loads(first["gen_ai.input.messages"])
+    assert system == {"role": "system", "parts": [{"type": "text", "content": "Be brief."}]}
+    assert user["role"] == "user"
+    (called,) = json.loads(first["gen_ai.output.messages"])
+    assert (called["role"], called["finish_reason"]) == ("assistant", "tool_call")
+    (part,) = called["parts"]
+    assert (part["type"], part["name"], part["arguments"]) == ("tool_call", "search", {"query": "gate"})
+    response = json.loads(last["gen_ai.input.messages"])[-1]
+    assert response["role"] == "tool"
+    assert response["parts"][0] == {"type": "tool_call_response", "id": part["id"], "response": "found"}
+    assert json.loads(last["gen_ai.output.messages"]) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": "mellon"}], "finish_reason": "stop"}
+    ]
+    assert "mellon" not in str(list(maestro.ledger.records()))
+
+
+def test_an_image_is_named_and_not_carried(spans, openai, make_maestro):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,c2VjcmV0"}}
+    asked = HumanMessage([{"type": "text", "text": "what is this?"}, image])
+    handler = MaestroCallbackHandler(make_maestro(capture_content=True))
+    openai().invoke([asked], config={"callbacks": [handler]})
+    (chat,) = spans.get_finished_spans()
+    (message,) = json.loads(chat.attributes["gen_ai.input.messages"])
+    assert message["parts"] == [{"type": "text", "content": "what is this?"}, {"type": "image_url"}]
 
 
 def test_a_routed_call_says_where_it_went_and_why(spans, provider, openai, make_maestro):

@@ -9,7 +9,7 @@ from opentelemetry import trace
 
 from maestro_core.forks import fork_safe_lock
 
-from . import export
+from . import content, export, names
 from .events import Events
 from .guard import harmless
 from .metrics import Metrics
@@ -38,6 +38,7 @@ class Telemetry:
     def __init__(self, settings: Settings) -> None:
         self._mode = settings.spans
         self._costs = settings.cost_attributes
+        self._captures = settings.capture_content
         self._lock = fork_safe_lock(outer=True)
         self._delivery = export.Delivery()
         self._own_tracers: TracerProvider | None = None
@@ -82,8 +83,11 @@ class Telemetry:
         if tracer is None:
             return None
         attributes = start_attributes(operation, name, attribution, call)
+        captures = self._captures and operation == "chat" and call is not None
+        if captures and call is not None:
+            attributes[names.INPUT_MESSAGES] = content.asked(call)
         span = draw(tracer, operation, name, attributes, parent)
-        return Drawing(span, None, attributes, self._costs, self.events)
+        return Drawing(span, None, attributes, self._costs, self.events, captures=captures)
 
     def missed(self) -> None:
         """Another instrumentation's span was not found, or had ended; say so once."""

@@ -26,6 +26,8 @@ RESPONSE_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 AGENT: Final = "gen_ai.agent.name"
 TOOL: Final = "gen_ai.tool.name"
 CONVERSATION: Final = "gen_ai.conversation.id"
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - the name of an attribute
 ERROR_TYPE: Final = "error.type"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
 from maestro_core.money import NANOS_PER_USD, to_usd
 
-from . import names
+from . import content, names
 from .guard import harmless
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Drawing:
     ends after us, so that what we have to say is written when the run ends.
     """
 
-    __slots__ = ("_attributes", "_costs", "_events", "_found", "_own", "first_chunk_s")
+    __slots__ = ("_attributes", "_costs", "_events", "_found", "_own", "captures", "first_chunk_s")
 
     def __init__(
         self,
@@ -50,7 +50,10 @@ class Drawing:
         attributes: dict[str, AttributeValue],
         costs: Sequence[str],
         events: Events,
+        *,
+        captures: bool = False,
     ) -> None:
+        self.captures = captures  # whether what was said stands on it
         self._own = own
         self._found = found
         self._attributes = attributes
@@ -70,6 +73,12 @@ class Drawing:
         self._attributes |= facts
         if self._own is not None:
             self._own.set_attributes(facts)
+
+    @harmless
+    def said(self, call: Call, reply: Mapping[str, Any], record: Record | None) -> None:
+        """A model has answered: show what, where `capture_content` asks for it."""
+        if self.captures and self._own is not None:
+            self._own.set_attribute(names.OUTPUT_MESSAGES, content.said(call, reply, record))
 
     @harmless
     def refused(self, error: CapExceeded) -> None:
