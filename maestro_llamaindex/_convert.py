@@ -129,7 +129,7 @@ def to_usage(call: Call, response: Any) -> Usage | None:
         except ValueError:
             continue
         # Some streams report zeros where they mean "unknown"; no call has an empty input.
-        if usage.input_tokens and not _hides_cache(call, response.raw):
+        if usage.input_tokens and not _hides_cache(call, response.raw) and not _goes_on(response.raw):
             return usage
     return None
 
@@ -140,6 +140,11 @@ def _hides_cache(call: Call, raw: Any) -> bool:
         return False
     used = getattr(raw.get("usage"), "cache_creation_input_tokens", None)
     return used is None and asked_writes(call) != "none"
+
+
+def _goes_on(raw: Any) -> bool:
+    """Return whether Gemini goes on: its streams say all along what was used so far, and LlamaIndex may drop their end."""
+    return isinstance(raw, dict) and "usage_metadata" in raw and raw.get("finish_reason", raw) is None
 
 
 def was_cut(response: Any) -> bool:

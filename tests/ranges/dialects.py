@@ -1,6 +1,6 @@
 """A provider on this machine that speaks the wire formats of Gemini, Bedrock Converse, Ollama and OpenAI, and keeps the bill.
 
-Every call costs what `TOLD` says at `RATES`; whether the answer says so is the test's choice.
+Every call costs what `BILL_NANOS` says; whether an answer says what it used (also "as it goes") is the test's choice.
 """
 
 from __future__ import annotations
@@ -81,6 +81,14 @@ def _gemini(body, path, tells):
     streams = "streamGenerateContent" in path
     words = WORDS if streams else ("".join(WORDS),)
     chunks = [{"candidates": [{"content": {"role": "model", "parts": [{"text": each}]}}]} for each in words]
+    if tells == "as it goes":
+        for count, chunk in enumerate(chunks, start=1):
+            chunk["usageMetadata"] = {
+                "promptTokenCount": INPUT,
+                "candidatesTokenCount": count,
+                "totalTokenCount": INPUT + count,
+            }
+        chunks.append({"candidates": [{"content": {"role": "model"}}]})
     chunks[-1]["candidates"][0]["finishReason"] = "STOP"
     if tells:
         chunks[-1]["usageMetadata"] = {

@@ -112,6 +112,15 @@ async def test_what_is_not_said_settles_at_the_hold(maker, dialects, make_maestr
     assert maestro.ledger.holds() == []
 
 
+def test_what_gemini_says_before_its_end_is_not_taken_for_the_whole(dialects, make_maestro):
+    dialects.tells_usage = "as it goes"  # and the last word of all is in a chunk that LlamaIndex drops
+    maestro = make_maestro(caps=[Cap("1")], prices=PRICES)
+    assert list(attach(gemini(dialects.url), maestro).stream_chat(ASK))[-1].message.content == ANSWER
+    (record,) = settled(maestro)
+    assert record.cost_nanos >= dialects.bill_nanos
+    assert record.estimated_nanos == record.cost_nanos
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_the_handler_settles_too(maker, dialects, make_maestro):
     from llama_index.core.callbacks import CallbackManager
