@@ -306,7 +306,10 @@ async def test_a_fan_out_of_agents_under_a_cap_worth_ten(provider, cheap, make_m
     llm = RoutedLLM(endpoints=[cheap], maestro=maestro)
     flow = AgentWorkflow(agents=[FunctionAgent(name="boss", description="b", tools=[], llm=llm)])
     found = await asyncio.gather(*(flow.run(user_msg="Go") for _ in range(BURST)), return_exceptions=True)
-    refused = sum(isinstance(each, CapExceeded) for each in found)
-    assert len(provider.requests) + refused == BURST
+    refused = [each for each in found if isinstance(each, CapExceeded)]
+    # The rest of the cap may buy a short answer: that agent's call was sent, and what it got is cut.
+    unsent = [error for error in refused if not getattr(error, "partial", "")]
+    assert len(refused) - len(unsent) <= 1
+    assert len(provider.requests) + len(unsent) == BURST
     assert len(provider.requests) >= 9
     assert_sound(maestro, provider, cap_nanos)
