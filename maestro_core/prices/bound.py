@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from maestro_core.errors import PriceNotFound
 from maestro_core.money import PICOS_PER_NANO
+from maestro_core.types import Cost, CostLine
 
-from .lines import cost, cost_line
 from .pricing import timestamp
 from .sheet import sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
-
-    from maestro_core.types import Cost
 
     from .sheet import Picos, Rate, Rates, Sheet
 
@@ -114,13 +112,13 @@ def _most(ceiling: _Ceiling, input_tokens: int, count: int, fees: Mapping[str, i
         )
     total = input_tokens * step.input.picos + count * step.output.picos
     lines = [
-        cost_line(step.input.kind, input_tokens, step.input.picos, ceiling.model),
-        cost_line(step.output.kind, count, step.output.picos, ceiling.model),
+        CostLine(step.input.kind, input_tokens, step.input.picos, ceiling.model),
+        CostLine(step.output.kind, count, step.output.picos, ceiling.model),
     ]
     for kind, uses in ceiling.fees(fees) if fees or ceiling.request_picos else ():
         total += uses * kind.picos
-        lines.append(cost_line(kind.kind, uses, kind.picos, ceiling.model))
-    return cost(-(-total // PICOS_PER_NANO), tuple(lines), ceiling.price_id, ceiling.unpriced)
+        lines.append(CostLine(kind.kind, uses, kind.picos, ceiling.model))
+    return Cost(-(-total // PICOS_PER_NANO), tuple(lines), ceiling.price_id, ceiling.unpriced)
 
 
 @dataclass(frozen=True, slots=True)

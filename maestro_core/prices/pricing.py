@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from maestro_core.money import PICOS_PER_NANO
+from maestro_core.types import Cost, CostLine
 from maestro_core.usage.kinds import INPUT_PARTS, OUTPUT_PARTS
 
-from .lines import cost, cost_line
 from .sheet import PLAIN, ancestors, sheet
 from .tiers import check_region
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from maestro_core.types import Cost, CostLine
     from maestro_core.usage import Usage
 
     from .sheet import Band, Picos, Rates
@@ -106,8 +105,8 @@ def _price_plain(usage: Usage, rates: Rates) -> Cost | None:
                 return None
             kind, picos = rate
             total += count * picos
-            lines.append(cost_line(kind, count, picos, model))
-    return cost(to_nanos(total), tuple(lines), rates.price_id)
+            lines.append(CostLine(kind, count, picos, model))
+    return Cost(to_nanos(total), tuple(lines), rates.price_id)
 
 
 def timestamp(at: datetime | None) -> float:
@@ -146,10 +145,10 @@ def _price_by_kind(usage: Usage, rates: Rates, rates_of: Callable[[str], Rates])
         _charge(rates, (rates.bands[0], fees), lines, unpriced)
     fee = rates.bands[0].request_picos
     if fee and "requests" not in usage.counts:
-        lines.append(cost_line("requests", 1, fee, rates.model))
+        lines.append(CostLine("requests", 1, fee, rates.model))
     total = sum(line.picos for line in lines)
     ids = dict.fromkeys(its_rates.price_id for its_rates, _ in parts or [(rates, usage)])
-    return cost(to_nanos(total), tuple(lines), "+".join(ids), tuple(unpriced))
+    return Cost(to_nanos(total), tuple(lines), "+".join(ids), tuple(unpriced))
 
 
 def _charge(
@@ -166,7 +165,7 @@ def _charge(
             unpriced[rate.kind] = None
         if rate.priced or rate.picos:
             merged[rate.kind, rate.picos] = merged.get((rate.kind, rate.picos), 0) + count
-    made = [cost_line(kind, count, picos, rates.model) for (kind, picos), count in merged.items()]
+    made = [CostLine(kind, count, picos, rates.model) for (kind, picos), count in merged.items()]
     lines += sorted(made, key=lambda line: _ORDER.get(line.kind, len(_ORDER)))
 
 
