@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from . import plugins, refusal
-from .caps import charges
+from .caps import charged_values, charges
 from .clock import from_micros
 from .declared import Declared
 from .errors import CapExceeded, LedgerError, LedgerUnavailable, MaestroError, PriceNotFound
@@ -136,14 +136,18 @@ class Admission:
             provider=call.provider,
             model=call.model,
             attribution=call.attribution,
-            limits=tuple([(meter, self.grants.limit(run, meter, cap.limit_nanos)) for cap, meter in caps]),
+            limits=self.grants.limits(run, caps),
             fit=self._fit(call, bound) if fits and bound and caps else None,
+            ticket=self._at_once() if caps and self.shared else None,
         )
         if keeps_last:
             hold = self._limited(hold, caps, keeps_last=True)
-        charged = charges([meter for _, meter in caps], call.attribution, call.provider, call.model)
-        names = frozenset((meter.id, values) for meter, values in charged)
-        request = Request(call, caps, bound, hold, names, keeps_last, tentative)
+        names = [
+            (meter.id, values)
+            for _, meter in caps
+            for values in charged_values(meter, call.attribution, call.provider, call.model)
+        ]
+        request = Request(call, caps, bound, hold, frozenset(names), keeps_last, tentative)
         if not last:
             request = self._unlatched(request)
         if bound:
@@ -159,7 +163,7 @@ class Admission:
             request: From `prepare`.
             rest: Take whatever is left, although other calls hold money.
             ticket: The caller's place in the line of all processes; None if it cannot wait. It still leaves alone what
-                is set aside for those who do, unless it is inside an open call.
+                is set aside for those who do, unless it was inside an open call when it was prepared.
 
         Raises:
             LedgerUnavailable: If a cap applies and the ledger cannot be reached.
@@ -169,8 +173,8 @@ class Admission:
             hold = self._limited(hold, request.caps, keeps_last=request.keeps_last)
         if rest and hold.fit:
             hold = replace(hold, fit=replace(hold.fit, rest=True))
-        if self.shared and request.names:
-            hold = replace(hold, ticket=ticket or self._at_once())
+        if ticket and hold.ticket:
+            hold = replace(hold, ticket=ticket)
         try:
             outcome = self._asked(request, hold)
         except LedgerUnavailable as error:
@@ -187,7 +191,7 @@ class Admission:
 
     def _asked(self, request: Request, hold: Hold) -> Held | Refused:
         """Return the ledger's answer; asked again where the first one need not be true any more."""
-        if request.caps:  # a command that only reads makes no calls, and enforces nothing
+        if request.caps and not self.declared.announced:  # a command that only reads enforces nothing
             self.declared.announce()
         outcome = self._ledger.reserve(hold)
         if isinstance(outcome, Refused) and "run" in outcome.bucket.meter.per and self._let_go_on(request):
@@ -342,10 +346,10 @@ class Admission:
     def _limited(self, hold: Hold, caps: Sequence[tuple[Cap, Meter]], *, keeps_last: bool) -> Hold:
         """Return a hold with the limits as they are now: raised by grants, less what is kept for a last answer."""
         run = hold.attribution.dimensions.get("run")
-        limits = [(meter, self.grants.limit(run, meter, cap.limit_nanos)) for cap, meter in caps]
+        limits = self.grants.limits(run, caps)
         if keeps_last:
-            limits = [_less_last(hold, meter, limit) for meter, limit in limits]
-        return replace(hold, limits=tuple(limits))
+            limits = tuple([_less_last(hold, meter, limit) for meter, limit in limits])
+        return replace(hold, limits=limits)
 
     def _find_lost(self, now_us: int) -> bool:
         """Return whether held money turns out to be lost: its process has ended. Not asked at every poll."""

@@ -86,11 +86,13 @@ def cleaned(found: Mapping[str, object], *, check_names: bool = False) -> dict[s
     Raises:
         ValueError: If `check_names`, for a reserved or malformed name.
     """
-    return {
-        _check_name(name) if check_names else name: clip(value)
-        for name, value in found.items()
-        if value is not None and value != ""
-    }
+    kept: dict[str, str] = {}
+    for name, value in found.items():
+        if value is None or value == "":
+            continue
+        short = type(value) is str and len(value) <= MOST_CHARACTERS  # as nearly every value of every call
+        kept[_check_name(name) if check_names else name] = value if short else clip(value)  # type: ignore[assignment]
+    return kept
 
 
 def environment_defaults(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -81,7 +81,8 @@ def charged_values(
     if meter.where and not matches(meter, attribution, provider, model):
         return []
     if len(meter.per) == 1:  # the common case, worth half a microsecond
-        return [(value,) for value in _values(meter.per[0], attribution, provider, model)]
+        found = _values(meter.per[0], attribution, provider, model)
+        return [found] if len(found) == 1 else [(value,) for value in found]
     return list(product(*[_values(name, attribution, provider, model) for name in meter.per]))
 
 

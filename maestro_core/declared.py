@@ -34,7 +34,8 @@ class Declared:
             (cap, cap.meter(self._time_zone)) for cap in settings.caps
         )
         self._counted: set[Meter] = set()
-        self._announced = False
+        self._conditional = any(meter.where for _, meter in self._caps)
+        self.announced = False
         self._count([limit.meter(self._time_zone) for limit in (*settings.caps, *settings.budgets)])
 
     def caps_for(self, call: Call) -> tuple[tuple[Cap, Meter], ...]:
@@ -45,20 +46,23 @@ class Declared:
             extra = [(cap, cap.meter(self._time_zone)) for cap in added]
             self._count([meter for _, meter in extra])
             pairs = (*pairs, *extra)
-        found = [
-            pair
-            for pair in pairs
-            if not pair[1].where or matches(pair[1], call.attribution, call.provider, call.model)
-        ]
-        return tuple(found)
+        elif not self._conditional:
+            return pairs
+        return tuple(
+            [
+                pair
+                for pair in pairs
+                if not pair[1].where or matches(pair[1], call.attribution, call.provider, call.model)
+            ]
+        )
 
     def announce(self) -> None:
         """Tell the other processes at the ledger, once, which limits this one enforces."""
-        if self._announced:
+        if self.announced:
             return
         if announce := getattr(self._ledger, "announce", None):
             announce([(meter, cap.limit_nanos) for cap, meter in self._caps])
-        self._announced = True
+        self.announced = True
 
     def _count(self, meters: Sequence[Meter]) -> None:
         new = [meter for meter in meters if meter not in self._counted]

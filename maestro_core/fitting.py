@@ -48,7 +48,10 @@ class Outputs:
     def add(self, call: Call, tokens: int) -> None:
         """Remember the length of a complete answer."""
         with self._lock:
-            series = self._series.setdefault(_series_of(call), _Series())
+            name = _series_of(call)
+            series = self._series.get(name)
+            if series is None:
+                series = self._series[name] = _Series()
             series.add(tokens)
             if len(self._series) > _MOST_SERIES:
                 del self._series[next(iter(self._series))]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from .forks import fork_safe_lock
 
 if TYPE_CHECKING:
-    from .types import Ledger, Meter
+    from collections.abc import Iterable
+
+    from .types import Cap, Ledger, Meter
 
 __all__ = ["Grants"]
 
@@ -26,6 +28,12 @@ class Grants:
     def limit(self, run: str | None, meter: Meter, limit_nanos: int) -> int:
         """Return a cap's limit for a run: a grant raises the caps that belong to the run alone."""
         return limit_nanos + self._nanos.get(run, 0) if run and "run" in meter.per else limit_nanos
+
+    def limits(self, run: str | None, caps: Iterable[tuple[Cap, Meter]]) -> tuple[tuple[Meter, int], ...]:
+        """Return the limit of each cap for a run, with the cap's meter."""
+        if not self.raised(run):
+            return tuple([(meter, cap.limit_nanos) for cap, meter in caps])
+        return tuple([(meter, self.limit(run, meter, cap.limit_nanos)) for cap, meter in caps])
 
     def raised(self, run: str | None) -> bool:
         """Return whether a run is known to have been granted money."""

@@ -41,9 +41,11 @@ class Payers:
         """Return the call with everything that is known of whom it is for."""
         own = call.attribution
         merged: dict[str, str] = dict(self._defaults)
-        for found in self._plugins.hook.maestro_attribution(call=call):
+        hook = self._plugins.hook.maestro_attribution
+        for found in hook(call=call) if hook.get_hookimpls() else ():
             merged.update(cleaned(found, check_names=True))
-        merged |= {**current(), **cleaned(own.dimensions)}
+        merged |= current()
+        merged |= cleaned(own.dimensions)
         if len(merged) > MOST_DIMENSIONS:
             merged = self._fewer(merged)
         if merged == own.dimensions:  # as doors that know the run tree have it already
@@ -56,7 +58,10 @@ class Payers:
         Raises:
             MaestroError: If it has not, and `require_mode` does not say that a warning is enough.
         """
-        missing = [d for d in self._settings.require if call.attribution.value(d) == UNATTRIBUTED]
+        required = self._settings.require
+        if not required:
+            return
+        missing = [d for d in required if call.attribution.value(d) == UNATTRIBUTED]
         if not missing:
             return
         names = ", ".join(missing)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import PriceNotFound
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from .prices.entries import PriceEntry
+    from .prices.served import Served
     from .types import Record
     from .usage._usage import Plain
 
@@ -71,38 +73,49 @@ class Quotes:
             return self._tool_price(call)
         hook = self.plugins.hook.maestro_estimate
         most = hook(call=call) if hook.get_hookimpls() else None
-        mosts = _mosts(call, self.prefixes) if most is None else [most]
-        if len(mosts) == 1:
-            return self._bound_of(call, mosts[0])
-        return max((self._bound_of(call, each) for each in mosts), key=lambda cost: cost.nanos)
+        if most is not None:
+            fees = {kind: most.counts[kind] for kind in FEES if most.counts.get(kind)}
+            return self._bound_of(call, most.input_tokens or 0, most.output_tokens or 0, fees)
+        extra = served(call) if call.tools else None
+        tokens = _most_input(call, self.prefixes)
+        if extra is None:
+            return self._bound_of(call, tokens, _most_output(call), {})
+        tokens = _with_looks(call, tokens, extra)
+        bounds = [self._bound_of(call, tokens, _most_output(call), uses) for uses in extra.uses]
+        return max(bounds, key=lambda cost: cost.nanos)
 
-    def _bound_of(self, call: Call, most: Usage) -> Cost:
-        cost = self._by_plugin(call, most)
-        if cost is not None:
-            return cost
-        once = self._layers.bound(
+    def _bound_of(self, call: Call, input_tokens: int, output_tokens: int, fees: Mapping[str, int]) -> Cost:
+        if self._prices_by_plugin(call):
+            counts = dict[str, Any](fees)
+            cost = self._by_plugin(
+                call, Usage(input_tokens=input_tokens, output_tokens=output_tokens, **counts)
+            )
+            if cost is not None:
+                return cost if call.attempts == 1 else _times(cost, call.attempts)
+        bound = self._layers.bound(
             Worst(
                 provider=call.provider,
                 model=call.model,
-                input_tokens=most.input_tokens or 0,
-                output_tokens=most.output_tokens or 0,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
                 at=call.at or datetime.now(UTC),
                 n=call.n,
+                attempts=call.attempts,
                 tier=call.tier,
                 cache_writes=asked_writes(call),
-                fees={kind: most.counts[kind] for kind in FEES if most.counts.get(kind)},
+                fees=fees,
                 endpoint=call.endpoint,
-                base_url=_normal(call.base_url),
+                base_url=_normal(call.base_url) if call.base_url else "",
                 declared=call.price,
             )
         )
-        if _hides_a_fee(call) and not once.price_id.startswith("user:"):
+        if searches_always(call.model) and call.price is None and not bound.price_id.startswith("user:"):
             raise PriceNotFound(
                 f"{call.name or call.model} searches the web in every call, for a fee that the price book does not have,"
                 f' so it has no bound; declare [[prices]] with provider = "{call.provider}", model = "{call.model}", its'
                 " input, its output, and per_request = the fee"
             )
-        return once if call.attempts == 1 else _times(once, call.attempts)
+        return bound
 
     def expected(self, call: Call, plain: Plain, at: datetime) -> int | None:
         """Return what an ordinary text call would come to, in nano-dollars, or None where no price is known.
@@ -114,7 +127,7 @@ class Quotes:
             plain: What it is expected to use, as `Usage.plain`.
             at: When (aware).
         """
-        plugins = self.plugins.hook.maestro_price.get_hookimpls()
+        plugins = self._prices_by_plugin(call)
         try:
             if not plugins and (nanos := self._layers.plain_nanos(call, plain, at)) is not None:
                 return nanos
@@ -132,7 +145,7 @@ class Quotes:
             at=at,
             tier=call.tier,
             endpoint=call.endpoint,
-            base_url=_normal(call.base_url),
+            base_url=_normal(call.base_url) if call.base_url else "",
             declared=call.price,
         )
         try:
@@ -140,9 +153,10 @@ class Quotes:
         except PriceNotFound:
             return None
 
+    def _prices_by_plugin(self, call: Call) -> bool:
+        return bool(self.plugins.hook.maestro_price.get_hookimpls()) and call.price is None
+
     def _by_plugin(self, call: Call, usage: Usage) -> Cost | None:
-        if call.price is not None or not self.plugins.hook.maestro_price.get_hookimpls():
-            return None
         found: Cost | None = self.plugins.hook.maestro_price(call=call, usage=usage)
         return found
 
@@ -180,7 +194,7 @@ class Quotes:
             return Settlement(cost_nanos=reservation.held_nanos, estimated_nanos=reservation.held_nanos,
                               usage=counts, unpriced=UNPRICED, detail=facts)  # fmt: skip
         cost = priced.cost
-        if priced.layer in {"book", "contract"} and _hides_a_fee(reservation.call):
+        if searches_always(reservation.call.model) and priced.layer in {"book", "contract"}:
             cost = replace(cost, unpriced=tuple(dict.fromkeys((*cost.unpriced, "web_searches"))))
         nanos = cost.nanos
         if cost.unpriced and reservation.capped:
@@ -246,9 +260,10 @@ class Quotes:
 
     def _price(self, reservation: Reservation, usage: Usage, latency_ms: object) -> Priced | None:
         call = reservation.call
-        cost = self._by_plugin(call, usage)
-        if cost is not None:
-            return Priced(cost, "plugin", cost.nanos)
+        if self._prices_by_plugin(call):
+            cost = self._by_plugin(call, usage)
+            if cost is not None:
+                return Priced(cost, "plugin", cost.nanos)
         spent = Spent(
             provider=call.provider,
             model=call.model,
@@ -257,7 +272,7 @@ class Quotes:
             tier=call.tier,
             latency_ms=max(0, round(latency_ms)) if isinstance(latency_ms, int | float) else None,
             endpoint=call.endpoint,
-            base_url=_normal(call.base_url),
+            base_url=_normal(call.base_url) if call.base_url else "",
             declared=call.price,
         )
         try:
@@ -275,25 +290,31 @@ class Quotes:
 
 def _facts(call: Call, usage: Usage, priced: Priced | None) -> dict[str, Any]:
     """Return what a record needs, beside its counts, to be priced again; nothing for an ordinary call."""
-    tier = usage.tier if usage.tier is not None else call.tier
-    found = {
-        "usage_flags": list(usage.flags),
-        "tier": tier,
-        "region": usage.region,
-        "provider_cost": None if usage.provider_cost is None else f"{usage.provider_cost:f}",
-        "lines": [[model, dict(part.counts)] for model, part in usage.lines],
-        "priced_at": None if call.at is None else call.at.isoformat(),
-        "endpoint": call.endpoint,
-        "base_url": _normal(call.base_url),
-        "layer": None if priced is None or priced.layer == "book" else priced.layer,
-    }
-    return {name: fact for name, fact in found.items() if fact}
+    found: dict[str, Any] = {}
+    if usage.flags:
+        found["usage_flags"] = list(usage.flags)
+    if tier := usage.tier if usage.tier is not None else call.tier:
+        found["tier"] = tier
+    if usage.region:
+        found["region"] = usage.region
+    if usage.provider_cost is not None:
+        found["provider_cost"] = f"{usage.provider_cost:f}"
+    if usage.lines:
+        found["lines"] = [[model, dict(part.counts)] for model, part in usage.lines]
+    if call.at is not None:
+        found["priced_at"] = call.at.isoformat()
+    if call.endpoint:
+        found["endpoint"] = call.endpoint
+    if call.base_url and (base_url := _normal(call.base_url)):
+        found["base_url"] = base_url
+    if priced is not None and priced.layer != "book":
+        found["layer"] = priced.layer
+    return found
 
 
+@lru_cache(maxsize=1024)
 def _normal(base_url: str) -> str:
     """Return a call's URL as entries have theirs; one that cannot be read is none."""
-    if not base_url:
-        return ""
     try:
         return normal_url(base_url)
     except ValueError:
@@ -333,26 +354,17 @@ def _times(cost: Cost, attempts: int) -> Cost:
     return Cost(cost.nanos * attempts, tuple(lines), cost.price_id, cost.unpriced)
 
 
-def _hides_a_fee(call: Call) -> bool:
-    return call.price is None and searches_always(call)
-
-
-def _mosts(call: Call, prefixes: Prefixes) -> list[Usage]:
-    """Return the most that a call can use, once; several, where it depends on prices which is the most."""
-    extra = served(call) if call.tools else None
-    tokens = _most_input(call, prefixes)
-    if extra is None:
-        return [Usage(input_tokens=tokens, output_tokens=_most_output(call))]
-    if extra.unknown:
-        window = context_window(call.provider, call.model)
-        if window is None:
-            raise PriceNotFound(
-                f"{call.name or call.model} reads what the provider's tools find, and its context window is not known, "
-                "so its input has no bound; leave them out, or say what it may use with a maestro_estimate plugin"
-            )
-        tokens = max(tokens, window * extra.looks)
-    output = _most_output(call)
-    return [Usage(input_tokens=tokens, output_tokens=output, **dict[str, Any](uses)) for uses in extra.uses]
+def _with_looks(call: Call, tokens: int, extra: Served) -> int:
+    """Return the most input tokens of a call that reads what the provider's own tools find."""
+    if not extra.unknown:
+        return tokens
+    window = context_window(call.provider, call.model)
+    if window is None:
+        raise PriceNotFound(
+            f"{call.name or call.model} reads what the provider's tools find, and its context window is not known, "
+            "so its input has no bound; leave them out, or say what it may use with a maestro_estimate plugin"
+        )
+    return max(tokens, window * extra.looks)
 
 
 def _most_input(call: Call, prefixes: Prefixes) -> int:

@@ -62,7 +62,9 @@ class Spool:
     def settle(self, reservation: Reservation, settlement: Settlement) -> Record:
         """Settle in the ledger, or keep the settlement until the ledger is back."""
         try:
-            record = self._post(reservation, settlement)
+            if reservation.spooled:
+                self._reserve(reservation)
+            record = self._ledger.settle(reservation.key, settlement)
         except LedgerUnavailable as error:
             self.say_once(error)
             with self._lock:
@@ -82,7 +84,9 @@ class Spool:
                     return
                 reservation, settlement = self._waiting.popleft()
             try:
-                self._post(reservation, settlement)
+                if reservation.spooled:
+                    self._reserve(reservation)
+                self._ledger.settle(reservation.key, settlement)
             except LedgerUnavailable:
                 with self._lock:
                     self._waiting.appendleft((reservation, settlement))
@@ -101,14 +105,12 @@ class Spool:
                 settlement.cost_nanos,
             )
 
-    def _post(self, reservation: Reservation, settlement: Settlement) -> Record:
-        if reservation.spooled:
-            # No limits: the money is spent already, and the ledger has to know.
-            call = reservation.call
-            self._ledger.reserve(
-                Hold(call.key, reservation.held_nanos, call.provider, call.model, call.attribution, ())
-            )
-        return self._ledger.settle(reservation.key, settlement)
+    def _reserve(self, reservation: Reservation) -> None:
+        # No limits: the money is spent already, and the ledger has to know.
+        call = reservation.call
+        self._ledger.reserve(
+            Hold(call.key, reservation.held_nanos, call.provider, call.model, call.attribution, ())
+        )
 
 
 def _unwritten(reservation: Reservation, settlement: Settlement) -> Record:

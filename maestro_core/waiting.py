@@ -46,6 +46,8 @@ _TURN_S = 60.0
 # For how long what a process has taken counts as its share, even if it was quick to spend it.
 _LATELY_S = 1.0
 
+_NONE: frozenset[str] = frozenset()
+
 # The calls that this context is inside of. A child call may run while its ancestor's money is still held.
 lineage: ContextVar[tuple[str, ...]] = ContextVar("maestro_lineage", default=())
 
@@ -61,7 +63,7 @@ def here() -> Place:
     """Return the place of the caller."""
     loop = asyncio._get_running_loop()  # noqa: SLF001 - documented; without a loop, current_task() raises, which is slow
     task = 0 if loop is None else id(asyncio.current_task(loop))
-    return Place(threading.get_ident(), task)
+    return tuple.__new__(Place, (threading.get_ident(), task))  # its own constructor is in Python, and slow
 
 
 def bucket_name(refused: Refused) -> BucketName:
@@ -92,7 +94,8 @@ class Line:
 
     A waiter stands at one bucket, the one that lacks the most room, and blocks only younger calls that need that
     bucket. A call *inside* another one, whose money it would wait for in vain, blocks others and is not blocked.
-    `changes` counts what may let somebody go on; a waiter that saw it change does not go to sleep.
+    `process` is who this is to other processes; a fork is another one. `changes` counts what may let somebody go on; a
+    waiter that saw it change does not go to sleep.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -103,6 +106,7 @@ class Line:
         self._totals: dict[BucketName, int] = {}
         self._waiters: list[_Waiter] = []
         self._id = secrets.token_hex(4)
+        self._name_process()
         self.changes = 0
         tell_child(self.forked)
 
@@ -112,16 +116,15 @@ class Line:
         self._totals.clear()
         self._lately.clear()
         self._waiters.clear()
+        self._name_process()
 
-    @property
-    def process(self) -> str:
-        """Who this is to other processes; a fork is another one."""
-        return f"{os.getpid()}-{self._id}"
+    def _name_process(self) -> None:
+        self.process = f"{os.getpid()}-{self._id}"
 
     def opened(self, key: str, amount_nanos: int, names: frozenset[BucketName], place: Place) -> None:
         """A call of this process holds money now."""
         with self._lock:
-            around = frozenset(self._family(place, lineage.get()))
+            around = frozenset(self._family(place, lineage.get())) if self._open else _NONE
             self._open[key] = _Open(amount_nanos, names, place, around, self._now_s())
             self._count(names, amount_nanos)
 
@@ -133,7 +136,8 @@ class Line:
                 self._lately.append(one)
             self._forget()
             wakes = self._changed()
-        _call(wakes)
+        for wake in wakes:
+            wake()
 
     @contextmanager
     def asking(
@@ -158,6 +162,8 @@ class Line:
 
     def inside(self, place: Place, ancestors: tuple[str, ...]) -> bool:
         """Return whether the caller is inside an open call: of its own thread and task, or around it."""
+        if not self._open:
+            return False
         with self._lock:
             return bool(self._family(place, ancestors))
 
@@ -199,7 +205,8 @@ class Line:
             with self._lock:
                 waiter.at = at
                 wakes = self._changed()
-            _call(wakes)
+            for wake in wakes:
+                wake()
 
     def leave(self, waiter: _Waiter) -> None:
         """Leave the line, served or not; the next in line looks again, or a wake-up would be lost."""
@@ -207,7 +214,8 @@ class Line:
             if waiter in self._waiters:  # it is not, if it began to wait before this process was forked
                 self._waiters.remove(waiter)
             wakes = self._changed()
-        _call(wakes)
+        for wake in wakes:
+            wake()
 
     def _forget(self) -> None:
         # In the order of closing, which is near enough: one that was open for long is over at once when its turn comes.
@@ -251,11 +259,6 @@ class Line:
             if more <= ending:
                 return ending
             ending |= more
-
-
-def _call(wakes: list[Callable[[], None]]) -> None:
-    for wake in wakes:
-        wake()
 
 
 @dataclass(frozen=True, slots=True)

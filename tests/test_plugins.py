@@ -133,6 +133,13 @@ def test_own_rates_price_the_bound_and_the_bill(maestro):
     assert (record.cost_nanos, record.price_id, record.estimated_nanos) == (14_000, "our-rack", 0)
 
 
+def test_own_rates_hold_for_every_attempt_that_may_be_billed(maestro):
+    plug(maestro, maestro_price=gpu_hours)
+    reservation = maestro.reserve(call("our-llama", attempts=3))
+    assert reservation.held_nanos == 3 * 2_000 * 100
+    assert [line.count for line in reservation.bound.lines] == [3 * 100]
+
+
 def test_what_a_pricing_plugin_does_not_know_comes_from_the_price_book(maestro):
     plug(maestro, maestro_price=gpu_hours)
     record = maestro.settle(maestro.reserve(call()), USED)

@@ -112,7 +112,8 @@ def charged(
         current = window(meter.every, meter.time_zone, at_us) if meter.every else None
         start_us = current.start_us if current else 0
         for values in charged_values(meter, attribution, provider, model):
-            places.append(Place(meter, values, current, (name, values, start_us)))  # noqa: PERF401 - nearly always one
+            place = meter, values, current, (name, values, start_us)
+            places.append(tuple.__new__(Place, place))  # its own constructor is in Python, and slow
     return places
 
 

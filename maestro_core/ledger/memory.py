@@ -23,7 +23,6 @@ from ._rules import (
     admit,
     charged,
     differences,
-    fitted,
     rebuild,
     since_us,
 )
@@ -87,29 +86,33 @@ class MemoryLedger:
         with self._lock:
             now_us = self._now_us()
             if hold.key in self._open:
-                return _held(self._open[hold.key].hold)
+                opened = self._open[hold.key].hold
+                return Held(hold.key, opened.amount_nanos, opened.at_us)
             if hold.key in self._closing:
                 raise ReservationClosed(
                     f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
                 )
-            self._declare([meter for meter, _ in hold.limits])
+            for meter, _ in hold.limits:
+                if meter.id not in self._counted:
+                    self._declare([meter])
             places = self._places(hold, now_us)
-            aside = _tickets.promised(self._tickets, hold, now_us)
+            aside = _tickets.promised(self._tickets, hold, now_us) if self._tickets else {}
             amount = admit(hold, places, now_us, aside)
-            ticket = _tickets.renewed(self._tickets, hold, amount, now_us)
-            if ticket:
-                self._tickets[hold.key] = ticket
-            else:
-                self._tickets.pop(hold.key, None)
             if isinstance(amount, Refused):
+                if ticket := _tickets.renewed(self._tickets, hold, amount, now_us):
+                    self._tickets[hold.key] = ticket
+                else:
+                    self._tickets.pop(hold.key, None)
                 return amount
-            hold = fitted(hold, amount)
+            self._tickets.pop(hold.key, None)
             for place, counter in places:
-                counter[1] += hold.amount_nanos
+                counter[1] += amount
                 self._buckets.setdefault(place.key, (place, counter))
-            opened = _Open(_open_hold(hold, now_us, self._owner), places)
-            self._open[hold.key] = opened
-            return _held(opened.hold)
+            opened = OpenHold(
+                hold.key, amount, now_us, hold.provider, hold.model, hold.attribution, self._owner, "held"
+            )
+            self._open[hold.key] = _Open(opened, places)
+            return Held(hold.key, amount, now_us)
 
     def settle(self, key: str, settlement: Settlement) -> Record:
         """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
@@ -122,7 +125,8 @@ class MemoryLedger:
             opened = self._open.get(key)
             if opened is None:
                 return _records.repeated_settle(key, self._closing.get(key), settlement)
-            self._check_owner(opened.hold)
+            if opened.hold.owner != self._owner:
+                self._check_owner(opened.hold)
             record = _records.settled(opened.hold, settlement, seq=len(self._journal) + 1, now_us=now_us)
             self._close_hold(opened, record, settlement.cost_nanos)
             return record
@@ -310,7 +314,8 @@ class MemoryLedger:
             raise LedgerUnavailable("the ledger memory: is closed; open a new one")
 
     def _now_us(self) -> int:
-        self._check_open()
+        if self._closed:
+            self._check_open()
         self._latest_us = max(self._latest_us, self._clock.now_us())
         return self._latest_us
 
@@ -356,16 +361,6 @@ class MemoryLedger:
         with self._lock:
             self._check_open()
             return self._journal.copy()
-
-
-def _open_hold(hold: Hold, at_us: int, owner: str) -> OpenHold:
-    return OpenHold(
-        hold.key, hold.amount_nanos, at_us, hold.provider, hold.model, hold.attribution, owner, "held"
-    )
-
-
-def _held(hold: OpenHold) -> Held:
-    return Held(hold.key, hold.amount_nanos, hold.at_us)
 
 
 def _new_owner() -> str:

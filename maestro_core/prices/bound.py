@@ -46,6 +46,7 @@ def worst_case(
     input_tokens: int,
     output_tokens: int,
     n: int = 1,
+    attempts: int = 1,
     tier: str | None = None,
     at: datetime | None = None,
     fees: Mapping[str, int] | None = None,
@@ -64,6 +65,7 @@ def worst_case(
         input_tokens: At most so many tokens are sent.
         output_tokens: At most so many tokens are in one completion, reasoning included.
         n: How many completions are asked for; the input is billed once.
+        attempts: How often it may be sent, and billed: 1 + the retries of the client library.
         tier: The service tier asked for. None is standard: a priority tier that is set for a whole OpenAI project has
             to be named. `"auto"` may be served as priority, so it is bounded by the dearer of both.
         at: When it is sent; now, if None.
@@ -81,7 +83,7 @@ def worst_case(
             f"{input_tokens=}, {output_tokens=}, {n=}: tokens are zero or more, n is one or more"
         )
     ceiling = _ceilings(provider, model, tier, modalities, cache_writes).at(timestamp(at))
-    return _most(ceiling, input_tokens, output_tokens * n, fees)
+    return _most(ceiling, input_tokens, output_tokens * n, fees, attempts)
 
 
 def worst_case_at(
@@ -90,6 +92,7 @@ def worst_case_at(
     input_tokens: int,
     output_tokens: int,
     n: int = 1,
+    attempts: int = 1,
     cache_writes: CacheWrites = "1h",
     fees: Mapping[str, int] | None = None,
 ) -> Cost:
@@ -99,10 +102,12 @@ def worst_case_at(
         PriceNotFound: If they have none for input, output or a fee.
     """
     rules = _Ceilings((), _INPUTS, _WRITES[cache_writes], _OUTPUTS)
-    return _most(rules.over((rates,), -1e18, 1e18), input_tokens, output_tokens * n, fees)
+    return _most(rules.over((rates,), -1e18, 1e18), input_tokens, output_tokens * n, fees, attempts)
 
 
-def _most(ceiling: _Ceiling, input_tokens: int, count: int, fees: Mapping[str, int] | None) -> Cost:
+def _most(
+    ceiling: _Ceiling, input_tokens: int, count: int, fees: Mapping[str, int] | None, attempts: int
+) -> Cost:
     for step in ceiling.steps:  # the longest that so many tokens reach
         if input_tokens >= step.first:
             break
@@ -112,13 +117,14 @@ def _most(ceiling: _Ceiling, input_tokens: int, count: int, fees: Mapping[str, i
         )
     total = input_tokens * step.input.picos + count * step.output.picos
     lines = [
-        CostLine(step.input.kind, input_tokens, step.input.picos, ceiling.model),
-        CostLine(step.output.kind, count, step.output.picos, ceiling.model),
+        CostLine(step.input.kind, input_tokens * attempts, step.input.picos, ceiling.model),
+        CostLine(step.output.kind, count * attempts, step.output.picos, ceiling.model),
     ]
     for kind, uses in ceiling.fees(fees) if fees or ceiling.request_picos else ():
         total += uses * kind.picos
-        lines.append(CostLine(kind.kind, uses, kind.picos, ceiling.model))
-    return Cost(-(-total // PICOS_PER_NANO), tuple(lines), ceiling.price_id, ceiling.unpriced)
+        lines.append(CostLine(kind.kind, uses * attempts, kind.picos, ceiling.model))
+    nanos = -(-total // PICOS_PER_NANO) * attempts  # each is billed, and rounded, by itself
+    return Cost(nanos, tuple(lines), ceiling.price_id, ceiling.unpriced)
 
 
 @dataclass(frozen=True, slots=True)

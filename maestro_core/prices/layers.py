@@ -102,7 +102,7 @@ class Layers:
         return plain_nanos(plain, sheet(call.provider, call.model, call.tier).at(at.timestamp()))
 
     def bound(self, worst: Worst) -> Cost:
-        """Return the most that a call can cost; rounded up.
+        """Return the most that a call can cost, all its attempts together; rounded up.
 
         Of entries that depend on the day, or on the region that will serve the call, the dearest counts.
 
@@ -111,6 +111,11 @@ class Layers:
         """
         if worst.declared is not None:
             return _named(_bound_of(worst.declared, worst), worst)
+        if not self._any:
+            try:
+                return _bound_of(None, worst)
+            except PriceNotFound as missing:
+                raise _with_url(missing, worst.base_url) from None
         cost = self._bound(worst)
         if self._assumed and len(_reachable(worst.tier)) > 1:
             # The book need not know the tier that "auto" turns out to be; then the assumption is what counts.
@@ -120,7 +125,7 @@ class Layers:
 
     def _bound(self, worst: Worst) -> Cost:
         at = worst.at.astimezone(UTC)
-        days = sorted({(at - _SKEW).date(), (at + _SKEW).date()}) if self._any else []
+        days = sorted({(at - _SKEW).date(), (at + _SKEW).date()})
         found, missing = _bounds([way for day in days for way in self._ways(worst, day)] or [None], worst)
         if missing:
             assumed, _ = _bounds(
@@ -299,15 +304,15 @@ def _bound_of(entry: PriceEntry | None, worst: Worst) -> Cost:
         tier = "standard" if entry is not None and entry.tier is not None else worst.tier
         most = worst_case(
             worst.provider, worst.model, input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
-            n=worst.n, tier=tier, at=worst.at, cache_writes=worst.cache_writes, fees=worst.fees,
+            n=worst.n, attempts=worst.attempts, tier=tier, at=worst.at, cache_writes=worst.cache_writes, fees=worst.fees,
         )  # fmt: skip
         return most if entry is None else _contract(entry, most, up=True)
     if entry.kind == "hourly":
-        cost = _by_time(entry, entry.timeout_s * 1000)
+        cost = _by_time(entry, entry.timeout_s * 1000 * worst.attempts)
         return replace(cost, nanos=int(-(-cost.lines[0].picos // PICOS_PER_NANO)))
     return worst_case_at(
         entry.rates(worst.model), input_tokens=worst.input_tokens, output_tokens=worst.output_tokens,
-        n=worst.n, cache_writes=worst.cache_writes, fees=worst.fees,
+        n=worst.n, attempts=worst.attempts, cache_writes=worst.cache_writes, fees=worst.fees,
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Spent:
 @quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
-    """A call that is about to be made: the most it can use."""
+    """A call that is about to be made: the most that each of its attempts can use."""
 
     provider: str
     model: str
@@ -66,6 +66,7 @@ class Worst:
     output_tokens: int
     at: datetime
     n: int = 1
+    attempts: int = 1
     tier: str | None = None
     cache_writes: CacheWrites = "1h"
     fees: Mapping[str, int] | None = None

@@ -58,10 +58,11 @@ def price(
     if tier is None:
         tier = usage.tier
 
-    def rates_of(name: str | None) -> Rates:
-        return sheet(provider, name, tier).at(timestamp(at))
-
-    return price_at(usage, rates_of(model), rates_of)
+    start = timestamp(at)
+    rates = sheet(provider, model, tier).at(start)
+    return _price_plain(usage, rates) or _price_by_kind(
+        usage, rates, lambda name: sheet(provider, name, tier).at(start)
+    )
 
 
 def price_at(usage: Usage, rates: Rates, rates_of: Callable[[str], Rates]) -> Cost:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -86,9 +87,10 @@ def served(call: Call) -> Served | None:
     return Served(tuple(_shared(fixed, limited, together)), 1 + together, bool(limited))
 
 
-def searches_always(call: Call) -> bool:
-    """Return whether the model searches the web in every call, for a fee that nobody reports."""
-    return any(part in call.model for part in _SEARCHING)
+@lru_cache(maxsize=4096)
+def searches_always(model: str) -> bool:
+    """Return whether a model searches the web in every call, for a fee that nobody reports."""
+    return any(part in model for part in _SEARCHING)
 
 
 def _shared(
