@@ -1,6 +1,7 @@
 """Meters in a file: filled in steps while others write, by whoever is there; buckets of runs dropped and rebuilt."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -286,4 +287,29 @@ def test_dropping_keeps_up_with_runs_of_any_length(open_, clock, monkeypatch):
         spend(ledger, 1, run=f"new-{i}")
         clock.now += 1
     assert spent(ledger, RUN) == {(f"new-{i}",): 1 for i in range(10)}
+    assert ledger.check() == []
+
+
+def test_a_bucket_that_somebody_deleted_comes_back_with_what_the_first_call_of_its_run_holds(open_, path):
+    ledger = open_()
+    ledger.declare([RUN])
+    ledger.reserve(call(4))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM buckets")
+    assert isinstance(ledger.reserve(call(3, (RUN, 6))), Refused)
+    assert ledger.check() == []
+
+
+def test_old_runs_are_looked_for_again_after_a_minute_without_any(open_, clock):
+    ledger = open_()
+    ledger.declare([RUN])
+    spend(ledger, 5, run="old")
+    clock.now += 7 * DAY_US - 1
+    spend(ledger, 1, run="new-1")
+    clock.now += 2
+    spend(ledger, 1, run="new-2")
+    assert ("old",) in spent(ledger, RUN)  # which may be, for a minute
+    clock.now += 60_000_000
+    spend(ledger, 1, run="new-3")
+    assert ("old",) not in spent(ledger, RUN)
     assert ledger.check() == []

@@ -9,7 +9,7 @@ from maestro_core.clock import to_micros
 from ._filling import add_meter
 from ._rows import ADD_TO_BUCKET, filling, packed_values, read_meters
 from ._rules import Counted, Place, charged, since_us
-from ._run_buckets import drop_old, restore, run_of
+from ._run_buckets import drop_old, has_called, restore, run_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Counters"]
 
 _MOST_RECENT = 10_000
+_MINUTE_US = 60_000_000
 
 _READ = (
     "SELECT spent_nanos, held_nanos, presumed_nanos FROM buckets"
@@ -41,6 +42,7 @@ class Counters:
         self._filling: frozenset[str] = frozenset()
         self._of_runs: dict[int, Meter] = {}
         self._recent: dict[str, tuple[int, list[Place]]] = {}
+        self._none_old_us = 0  # when no old run was found to drop; it takes a while for one to become old
 
     def know(self, meters: Iterable[Meter]) -> bool:
         """Return whether all these meters are known to be in the file, and filled; meters are never removed."""
@@ -118,7 +120,10 @@ class Counters:
         run = run_of(place.meter, place.values)
         if run is None:
             return (0, 0, 0)
-        drop_old(connection, self._of_runs, now_us, run)
+        if not 0 <= now_us - self._none_old_us < _MINUTE_US:
+            self._none_old_us = 0 if drop_old(connection, self._of_runs, now_us, run) else now_us
+        if not has_called(connection, run):
+            return (0, 0, 0)
         restore(connection, self._ids[place.key[0]], place.meter, run)
         return connection.execute(_READ, self._row(place)).fetchone() or (0, 0, 0)
 

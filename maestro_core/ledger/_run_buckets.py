@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ._rules import BucketKey, Counter, Place
 
-__all__ = ["drop_old", "recent_runs", "restore", "run_of", "totals_of_run"]
+__all__ = ["drop_old", "has_called", "recent_runs", "restore", "run_of", "totals_of_run"]
 
 _KEPT_US = 7 * 24 * 3_600_000_000
 _SLICE = 32  # journal rows looked at each time a run begins: more than runs have on average, so this keeps up
@@ -46,6 +46,16 @@ def totals_of_run(
     return rebuild([Counted(meter, 0)], spent, holds_of_run(connection, run))
 
 
+def has_called(connection: sqlite3.Connection, run: str) -> bool:
+    """Return whether the file knows anything of a run: nearly always one that has no bucket begins just now."""
+    found = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM journal WHERE run = ?1) OR EXISTS (SELECT 1 FROM carried WHERE run = ?1)"
+        " OR EXISTS (SELECT 1 FROM holds WHERE run = ?1)",
+        (run,),
+    ).fetchone()
+    return bool(found[0])
+
+
 def restore(connection: sqlite3.Connection, meter_id: int, meter: Meter, run: str) -> None:
     """Write the buckets of a run that are not there."""
     connection.executemany(
@@ -66,14 +76,17 @@ def recent_runs(connection: sqlite3.Connection, most: int) -> list[str]:
     return [run for (run,) in rows]
 
 
-def drop_old(connection: sqlite3.Connection, meters: Mapping[int, Meter], now_us: int, begins: str) -> None:
-    """Drop the buckets of a few runs that called last some days ago; a little work, done whenever a run begins.
+def drop_old(connection: sqlite3.Connection, meters: Mapping[int, Meter], now_us: int, begins: str) -> bool:
+    """Drop the buckets of a few runs that called last some days ago; a little work, to be done when a run begins.
 
     Args:
         connection: In a writing transaction.
         meters: Those with a bucket per run and no windows, by their id in the file.
         now_us: The store's time.
         begins: The run that begins, or goes on after a long time: some of its buckets may be in use already.
+
+    Returns:
+        Whether there were calls so old that had not been looked at; there may be more.
     """
     kept_us = now_us - _KEPT_US
     (looked_us,) = connection.execute("SELECT runs_dropped_us FROM store").fetchone()
@@ -83,11 +96,12 @@ def drop_old(connection: sqlite3.Connection, meters: Mapping[int, Meter], now_us
         (looked_us, kept_us, _SLICE),
     ).fetchall()
     if not rows:
-        return
+        return False
     connection.execute("UPDATE store SET runs_dropped_us = ?", (rows[-1][1],))
     for run in dict.fromkeys(run for run, _ in rows if run not in (None, begins)):
         if not _is_active(connection, run, kept_us):
             _drop(connection, meters.items(), run)
+    return True
 
 
 def _is_active(connection: sqlite3.Connection, run: str, kept_us: int) -> bool:
