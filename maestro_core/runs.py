@@ -96,7 +96,7 @@ class Runs(RunTree):
         Args:
             run_id: The framework's.
             parent_id: The run around it.
-            call: The call; its `attribution.dimensions` are those that the framework's metadata gives.
+            call: The call, which is for `whom`.
             settings: The arguments that the call is made with, constructor and call merged.
             found: Finds the span that another instrumentation draws for this run, if there is one.
 
@@ -106,12 +106,9 @@ class Runs(RunTree):
         if run_id in self._calls:
             return
         parent = self._find(parent_id)
-        own = {"run": str(run_id)} if self._alone(parent) else {}
-        where = self.attribution(parent, {**own, **call.attribution.dimensions})
         offered = self._maestro.doors.take(call, settings)
         if offered is not None:
-            where = offered.call.attribution
-        call = replace(call, attribution=where)
+            call = replace(call, attribution=offered.call.attribution)
         self._maestro.circles.ask(self._scope(parent), call)
         drawing = self._draw(call, parent, found)
         try:

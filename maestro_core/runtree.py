@@ -201,6 +201,21 @@ class RunTree(ABC):
         path = found.path if found else around.path if around else ()
         return Attribution({**own, **(dimensions or {}), **current()}, path)
 
+    def whom(
+        self, run_id: Hashable, parent_id: Hashable | None, dimensions: Mapping[str, str] | None = None
+    ) -> Attribution:
+        """Return whom a call with this run id is for; one of which no run is known is a run of its own.
+
+        Args:
+            run_id: The call's.
+            parent_id: The run around it.
+            dimensions: Those that the framework's metadata gives.
+        """
+        parent = self._find(parent_id)
+        if parent is None and _around.get() is None:
+            dimensions = {"run": str(run_id), **(dimensions or {})}
+        return self.attribution(parent, dimensions)
+
     def name(self, run_id: Hashable | None, name: str) -> None:
         """Call the outermost run around `run_id` so, in caps and reports; a resumed run keeps its name."""
         found = self._find(run_id)
@@ -224,10 +239,6 @@ class RunTree(ABC):
         finally:
             _instance.reset(one)
             _around.reset(token)
-
-    def _alone(self, parent: Run | None) -> bool:
-        """Return whether nothing is known of the run that a call belongs to."""
-        return parent is None and _around.get() is None
 
     def _scope(self, parent: Run | None) -> Scope:
         """Return which agent, in which run of it, calls a model or a tool below `parent`."""

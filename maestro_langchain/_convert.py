@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from langchain_core.messages import ToolMessage
 
 from maestro_core import Usage
 from maestro_core.prices.places import place_of
-from maestro_core.types import Attribution, Call
+from maestro_core.types import Call
 from maestro_core.usage.payloads import searches_in
 
 if TYPE_CHECKING:
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
 
+    from maestro_core.types import Attribution
+
 __all__ = [
     "LIMITS",
     "ROUTED",
     "base_url",
     "dimensions",
     "is_cache_hit",
+    "message_of",
     "provider_id",
     "retries_of",
     "to_call",
@@ -88,6 +92,12 @@ ROUTED = "maestro-routed"
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 _REFERENCES = ("previous_response_id", "conversation", "prompt")
+_NESTED = (dict, list)
+# Asked first, of what rarely has any of them: one look at a dict's keys.
+_ANY_LIMIT, _ANY_REFERENCE, _ANY_URL = frozenset(LIMITS), frozenset(_REFERENCES), frozenset(_URLS)
+
+# Of messages, by their types.
+_ROLES = {"ai": "ai", "AIMessageChunk": "ai", "human": "human", "system": "system", "tool": "tool"}
 
 # Metadata keys that are dimensions without being declared.
 _DIMENSIONS = frozenset({"team", "feature", "customer", "user", "environment", "service", "conversation"})
@@ -95,11 +105,14 @@ _DIMENSIONS = frozenset({"team", "feature", "customer", "user", "environment", "
 
 def dimensions(metadata: Mapping[str, Any] | None, more: Collection[str]) -> dict[str, str]:
     """Return the dimensions in a run's metadata; a graph's `thread_id` is the conversation."""
-    found = {}
-    for key, value in (metadata or {}).items():
-        if (key in _DIMENSIONS or key in more) and isinstance(value, str | int) and value != "":
-            found[key] = str(value)
-    if "conversation" not in found and (thread := (metadata or {}).get("thread_id")):
+    found: dict[str, str] = {}
+    if not metadata:
+        return found
+    if more or not _DIMENSIONS.isdisjoint(metadata):
+        for key, value in metadata.items():
+            if (key in _DIMENSIONS or key in more) and isinstance(value, (str, int)) and value != "":
+                found[key] = str(value)
+    if "conversation" not in found and (thread := metadata.get("thread_id")):
         found["conversation"] = str(thread)
     return found
 
@@ -111,10 +124,42 @@ def base_url(provider: str, fields: Mapping[str, Any]) -> str:
         provider: The price book's id.
         fields: The model's attributes, or what LangChain serialised of its constructor's arguments.
     """
-    own = next((fields[name] for name in _URLS if fields.get(name)), None)
+    own = None
+    if not _ANY_URL.isdisjoint(fields):
+        own = next((fields[name] for name in _URLS if fields.get(name)), None)
     if own is None and provider == "openai":
         own = os.environ.get("OPENAI_BASE_URL")  # which only the SDK reads, when the model is made
     return place_of(own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What is known of a model from its constructor's arguments, which LangChain serialises once for each object."""
+
+    serialized: Mapping[str, Any]
+    built: Mapping[str, Any]
+    name: str
+    limits: tuple[int, ...]
+    base_urls: dict[str, str]  # by provider, which other data says
+
+
+# By the identity of what LangChain serialised; each holds on to it, so that no other can have that identity.
+_models: dict[int, _Model] = {}
+_MOST_MODELS = 500
+
+
+def _model(serialized: Mapping[str, Any] | None) -> _Model:
+    found = _models.get(id(serialized))
+    if found is None or found.serialized is not serialized:
+        said = serialized or {}
+        built = said.get("kwargs") or {}
+        names = said.get("id") or said.get("name") or ""
+        found = _Model(said, built, str(names[-1] if isinstance(names, list) else names), _limits(built), {})
+        if said:
+            if len(_models) >= _MOST_MODELS:
+                _models.clear()
+            _models[id(said)] = found
+    return found
 
 
 def to_call(  # noqa: PLR0917 - the parts of one event
@@ -123,7 +168,7 @@ def to_call(  # noqa: PLR0917 - the parts of one event
     history: Sequence[Mapping[str, object]],
     metadata: Mapping[str, Any] | None,
     params: Mapping[str, Any],
-    own: Mapping[str, str],
+    where: Attribution,
 ) -> Call:
     """Return the call that a start event announces.
 
@@ -133,49 +178,60 @@ def to_call(  # noqa: PLR0917 - the parts of one event
         history: Its messages, from `to_input`.
         metadata: The run's metadata (`ls_provider`, `ls_model_name`, ...).
         params: The event's `invocation_params`: constructor and call arguments, merged.
-        own: The dimensions of the call.
+        where: Whom it is for.
     """
     meta = metadata or {}
-    built = (serialized or {}).get("kwargs") or {}
+    made = _model(serialized)
     kind = str(params.get("_type") or "")
     provider = provider_id(meta.get("ls_provider"), kind)
     model = str(meta.get("ls_model_name") or params.get("model") or params.get("model_name") or "unknown")
-    names = (serialized or {}).get("id") or (serialized or {}).get("name") or kind
+    base_urls = made.base_urls
+    if provider not in base_urls:
+        base_urls[provider] = base_url(provider, made.built)
+    references = {}
+    if not _ANY_REFERENCE.isdisjoint(params):
+        references = {name: params[name] for name in _REFERENCES if params.get(name)}
     return Call(
         provider=provider,
         model=model,
         history=history,
-        input=[payload, {name: params[name] for name in _REFERENCES if params.get(name)}],
-        max_output_tokens=_limit(meta, params, built),
+        input=[payload, references],
+        max_output_tokens=_limit(meta, params, made),
         tools=[
             value
             for name, value in params.items()
-            if value and name not in _REFERENCES and isinstance(value, dict | list)
+            if value and isinstance(value, _NESTED) and name not in _ANY_REFERENCE
         ],
         max_tool_calls=params.get("max_tool_calls"),
         n=int(params.get("n") or 1),
-        attempts=1 + retries_of(provider, params, built),
+        attempts=1 + retries_of(provider, params, made.built),
         tier=params.get("service_tier"),
-        attribution=Attribution(own),
-        base_url=base_url(provider, built),
-        name=f"{names[-1] if isinstance(names, list) else names} {model}".strip(),
+        attribution=where,
+        base_url=base_urls[provider],
+        name=f"{made.name or kind} {model}".strip(),
     )
 
 
-def _limit(meta: Mapping[str, Any], params: Mapping[str, Any], built: Mapping[str, Any]) -> int | None:
+def _limit(meta: Mapping[str, Any], params: Mapping[str, Any], made: _Model) -> int | None:
     # Which of several limits wins differs by integration and API, and the event shows them side by side;
     # the largest is the only one that cannot be too small.
-    places = (
-        params,
-        built,
-        *(params.get(key) or {} for key in ("model_kwargs", "extra_body", "generation_config")),
-    )
-    found = [
-        place[name] for place in places for name in LIMITS if isinstance(place, dict) and place.get(name)
-    ]
-    found += [meta["ls_max_tokens"]] if meta.get("ls_max_tokens") else []
-    limits = [value for value in found if isinstance(value, int) and value > 0]
+    limits = [*made.limits, *_limits(params)]
+    for key in ("model_kwargs", "extra_body", "generation_config"):
+        if isinstance(place := params.get(key), dict):
+            limits += _limits(place)
+    if _is_limit(named := meta.get("ls_max_tokens")):
+        limits.append(named)
     return max(limits) if limits else None
+
+
+def _limits(place: Mapping[str, Any]) -> tuple[int, ...]:
+    if _ANY_LIMIT.isdisjoint(place):
+        return ()
+    return tuple([place[name] for name in LIMITS if _is_limit(place.get(name))])
+
+
+def _is_limit(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value > 0
 
 
 def provider_id(ls_provider: object, kind: str) -> str:
@@ -200,7 +256,8 @@ def to_input(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
     # From the fields: asking a message for one that it does not have takes microseconds, times a whole history.
-    role = fields["type"].removesuffix("MessageChunk").lower()
+    kind = fields["type"]
+    role = _ROLES.get(kind) or kind.removesuffix("MessageChunk").lower()
     return {
         "role": role,
         "content": fields["content"],
@@ -212,10 +269,15 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def to_reply(response: LLMResult) -> dict[str, Any] | None:
+def message_of(response: LLMResult) -> Any:
+    """Return the message that a chat model answered, or None."""
+    first = response.generations[0][0] if response.generations and response.generations[0] else None
+    return getattr(first, "message", None)
+
+
+def to_reply(message: BaseMessage | None) -> dict[str, Any] | None:
     """Return what the model answered, as it will stand in the next call's messages."""
-    message = _message(response)
-    return to_input([message])[0] if message is not None else None
+    return _plain(message.__dict__) if message is not None else None
 
 
 def to_result(output: object) -> tuple[object, bool]:
@@ -227,7 +289,7 @@ def to_result(output: object) -> tuple[object, bool]:
 
 def to_usage(provider: str, response: LLMResult) -> Usage | None:
     """Return what the provider reported, or None if it reported nothing that can be trusted."""
-    message = _message(response)
+    message = message_of(response)
     answered = message.response_metadata if message is not None else (response.llm_output or {})
     # The provider's own block says more than LangChain's totals (searches, iterations, cache lifetimes).
     block = answered.get("token_usage") or answered.get("usage") or getattr(message, "usage_metadata", None)
@@ -248,10 +310,12 @@ def _searched(usage: Usage, answered: Mapping[str, Any], message: Any) -> Usage:
     OpenAI's stand among the parts of the answer, Gemini's grounding in its metadata. Before Gemini 3 a grounded prompt is billed once, since then each query (https://ai.google.dev/gemini-api/docs/pricing).
     """
     said = answered.get("grounding_metadata") or {}
-    queries = len(said.get("web_search_queries") or said.get("webSearchQueries") or ())
     content = getattr(message, "content", None)
     parts = [*(content if isinstance(content, list) else ())]
     parts += (getattr(message, "additional_kwargs", None) or {}).get("tool_outputs") or ()
+    if not said and not parts:
+        return usage
+    queries = len(said.get("web_search_queries") or said.get("webSearchQueries") or ())
     searches = searches_in(parts)
     if queries:
         model = usage.model or ""
@@ -270,12 +334,9 @@ def _searched(usage: Usage, answered: Mapping[str, Any], message: Any) -> Usage:
     )
 
 
-def _message(response: LLMResult) -> Any:
-    first = response.generations[0][0] if response.generations and response.generations[0] else None
-    return getattr(first, "message", None)
-
-
-def is_cache_hit(response: LLMResult) -> bool:
+def is_cache_hit(response: LLMResult, message: BaseMessage | None) -> bool:
     """Return whether LangChain answered from its own cache: it then reports a total cost of 0 and no provider output."""
-    totals = getattr(_message(response), "usage_metadata", None) or {}
-    return response.llm_output is None and totals.get("total_cost") == 0
+    if response.llm_output is not None:
+        return False
+    totals = getattr(message, "usage_metadata", None) or {}
+    return bool(totals.get("total_cost") == 0)

@@ -58,7 +58,7 @@ def found_span(ours: BaseCallbackHandler, run_id: UUID) -> Callable[[], Span | N
     To be called while LangChain delivers the run's start. `ours` is put first among the run's handlers, because a span
     that has ended takes no attributes, and those before us end theirs before we know the cost.
     """
-    if not any(package in sys.modules for package in _PACKAGES):
+    if sys.modules.keys().isdisjoint(_PACKAGES):
         return None
     handlers = _being_told(ours)
     if handlers is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -11,7 +11,17 @@ from langchain_core.callbacks import BaseCallbackHandler
 from maestro_core import CapExceeded, Maestro
 from maestro_core.failures import classify
 
-from ._convert import ROUTED, dimensions, is_cache_hit, to_call, to_input, to_reply, to_result, to_usage
+from ._convert import (
+    ROUTED,
+    dimensions,
+    is_cache_hit,
+    message_of,
+    to_call,
+    to_input,
+    to_reply,
+    to_result,
+    to_usage,
+)
 from ._peers import found_span
 
 if TYPE_CHECKING:
@@ -72,16 +82,18 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     raise_error = True
     run_inline = True
 
+    # LangChain asks at every event; as the base class has them, each is a call of a property.
+    ignore_llm = ignore_chat_model = ignore_chain = ignore_agent = ignore_retriever = False
+
     def __init__(self, maestro: Maestro | None = None) -> None:
-        self._maestro = maestro
+        if maestro is not None:
+            self.maestro = maestro
         self._streamed: set[UUID] = set()
 
-    @property
+    @cached_property
     def maestro(self) -> Maestro:
         """The instance that this handler reports to."""
-        if self._maestro is None:
-            self._maestro = Maestro.default()
-        return self._maestro
+        return Maestro.default()
 
     # -- model calls ----------------------------------------------------------------------------------------------
 
@@ -127,11 +139,11 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         params = kwargs.get("invocation_params") or {}
         if params.get("_type") == ROUTED:
             return
-        own = dimensions(metadata, self.maestro.settings.dimensions)
-        call = to_call(serialized, payload, history, metadata, params, own)
+        maestro, found = self.maestro, found_span(self, run_id)
+        where = maestro.runs.whom(run_id, parent_id, dimensions(metadata, maestro.settings.dimensions))
+        call = to_call(serialized, payload, history, metadata, params, where)
         try:
-            found = found_span(self, run_id)
-            self.maestro.runs.reserve(run_id, parent_id, call, params, found=found)
+            maestro.runs.reserve(run_id, parent_id, call, params, found=found)
         except CapExceeded as error:
             raise as_langchain(error) from None
 
@@ -144,16 +156,18 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     @_harmless
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Settle a call at what the provider reported, or at its hold."""
-        self._streamed.discard(run_id)
-        call = self.maestro.runs.call(run_id)
+        if self._streamed:
+            self._streamed.discard(run_id)
+        runs = self.maestro.runs
+        call, message = runs.call(run_id), message_of(response)
         if call is None:
             return
-        if is_cache_hit(response):
-            self.maestro.runs.release(run_id, "answered from LangChain's cache")
+        if is_cache_hit(response, message):
+            runs.release(run_id, "answered from LangChain's cache")
             return
         usage = to_usage(call.provider, response)
         reason = "" if usage else "the provider reported no usage"
-        self.maestro.runs.settle(run_id, usage, reason=reason, reply=to_reply(response))
+        runs.settle(run_id, usage, reason=reason, reply=to_reply(message))
 
     @_harmless
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
@@ -181,7 +195,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Follow the run tree; a run that bears its agent's name is that agent."""
-        agent = (metadata or {}).get("lc_agent_name")
+        agent = metadata.get("lc_agent_name") if metadata else None
         if agent and name == agent and self.maestro.runs.agent(parent_run_id) != agent:
             own = dimensions(metadata, self.maestro.settings.dimensions)
             self.maestro.runs.enter(

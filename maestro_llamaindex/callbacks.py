@@ -13,7 +13,6 @@ from llama_index_instrumentation.span import active_span_id
 
 from maestro_core import Maestro
 from maestro_core.failures import classify
-from maestro_core.types import Attribution
 
 from ._classes import governance_of
 from ._convert import has_usage, to_call, to_reply, to_usage
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["MaestroCallbackHandler"]
 
 _log = logging.getLogger("maestro")
-_NOBODY = Attribution()
 
 
 class MaestroCallbackHandler(BaseCallbackHandler):
@@ -69,7 +67,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     ) -> str:
         """Reserve for a model's call; raise if a cap does not admit it."""
         if event_type in {CBEventType.LLM, CBEventType.EMBEDDING}:
-            call = self._call(payload or {})
+            call = self._call(payload or {}, event_id)
             if call is not None:
                 found = found_span(active_span_id.get() or "") if event_type == CBEventType.LLM else None
                 self.maestro.runs.reserve(event_id, run_here(), call, found=found)
@@ -96,7 +94,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     def end_trace(self, trace_id: str | None = None, trace_map: dict[str, list[str]] | None = None) -> None:
         """Likewise."""
 
-    def _call(self, payload: dict[str, Any]) -> Call | None:
+    def _call(self, payload: dict[str, Any], event_id: str) -> Call | None:
         """Return the call that begins, or None if another door, or another call, has it in hand."""
         here = call_here()
         if here is None or here.claimed or is_inside(self.maestro):
@@ -106,7 +104,8 @@ class MaestroCallbackHandler(BaseCallbackHandler):
             governed = governance_of(model)
             if governed is not None and governed.gate.maestro is self.maestro:
                 return None
-            return to_embedding_call(model, here.batch(), where=_NOBODY, attempts=attempts_of(model))
+            where = self.maestro.runs.whom(event_id, run_here())
+            return to_embedding_call(model, here.batch(), where=where, attempts=attempts_of(model))
         if isinstance(getattr(model, "llm", None), BaseLLM):  # one that only translates for another
             return None
         here.claim()
@@ -116,7 +115,8 @@ class MaestroCallbackHandler(BaseCallbackHandler):
             arguments.setdefault("stream_options", {"include_usage": True})
         said = payload.get(EventPayload.MESSAGES)
         prompt = said if said is not None else payload.get(EventPayload.PROMPT, "")
-        return to_call(model, prompt, arguments, where=_NOBODY, governed=False, attempts=attempts_of(model))
+        where = self.maestro.runs.whom(event_id, run_here())
+        return to_call(model, prompt, arguments, where=where, governed=False, attempts=attempts_of(model))
 
     def _end(self, payload: dict[str, Any], event_id: str) -> None:
         runs = self.maestro.runs
