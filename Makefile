@@ -35,6 +35,7 @@ peers: .venv/test ## prices beside genai-prices and litellm, spans beside other 
 	@$(BIN)/python tests/benchmarks/bench_routing.py --peers
 	@$(BIN)/python tests/peers/telemetry.py
 	@$(BIN)/python tests/peers/backends.py
+	@$(BIN)/python tests/peers/metrics.py
 
 matrix:          ## try every LangChain chat integration against a server on this machine; writes docs/providers.md
 	@test -x .venv-matrix/bin/python || $(PYTHON) -m venv .venv-matrix

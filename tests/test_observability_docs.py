@@ -47,13 +47,25 @@ def test_honeycomb_asks_for_columns_that_we_write():
         assert columns <= known, query["name"]
 
 
-def test_grafana_asks_for_metrics_that_we_write():
+def unknown(expression):
+    """Return the metrics of a PromQL expression that we do not write."""
     known = {name.replace(".", "_") for name in every_name()}
+    found = set(re.findall(r"\b((?:maestro|gen_ai)_\w+)[\[){]", expression))
+    assert found
+    return {name for name in found if re.sub(r"(_seconds)?_(total|bucket|sum|count)$", "", name) not in known}
+
+
+def test_grafana_asks_for_metrics_that_we_write():
     for panel in json.loads((FOLDER / "grafana.json").read_text("utf-8"))["panels"]:
         (target,) = panel["targets"]
-        for metric in re.findall(r"\b((?:maestro|gen_ai)_\w+)[\[){]", target["expr"]):
-            base = re.sub(r"(_seconds)?_(total|bucket|sum|count)$", "", metric)
-            assert base in known, panel["title"]
+        assert not unknown(target["expr"]), panel["title"]
+
+
+def test_rules_ask_for_metrics_that_we_write():
+    rules = yaml.safe_load((FOLDER / "rules.yaml").read_text("utf-8"))
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            assert rule["expr"].startswith("maestro:") or not unknown(rule["expr"]), rule
 
 
 def test_jaeger_searches_for_tags_that_we_write():
