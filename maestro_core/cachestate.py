@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .prefixes import fingerprint
+from . import prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -34,14 +34,10 @@ def caches_by_itself(provider: str, model: str) -> bool:
     return provider in _BY_THEMSELVES and "claude" not in model.lower()
 
 
-def beginnings(tools: Sequence[object], history: Sequence[Mapping[str, object]]) -> list[int]:
+def beginnings(tools: Sequence[object], history: Sequence[Mapping[str, object]]) -> list[tuple[bytes, bytes]]:
     """Return one fingerprint for each beginning of a conversation, the shortest first; tools come before it all."""
-    chain = fingerprint(tools)
-    found = []
-    for message in history:
-        chain = hash((chain, fingerprint(message)))
-        found.append(chain)
-    return found
+    carried = prefixes.fingerprint(tools)
+    return [(carried, beginning) for beginning in prefixes.beginnings(history)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +92,12 @@ class CacheState:
 
     def __init__(self) -> None:
         # By beginning first: one walk over a conversation finds it for all endpoints.
-        self._warm: dict[int, dict[Hashable, _Warm]] = {}
+        self._warm: dict[Hashable, dict[Hashable, _Warm]] = {}
         self._survival: dict[Hashable, _Survival] = {}
 
-    def expected(self, keys: Collection[Hashable], chain: Sequence[int], now_s: float) -> dict[Hashable, int]:
+    def expected(
+        self, keys: Collection[Hashable], chain: Sequence[Hashable], now_s: float
+    ) -> dict[Hashable, int]:
         """Return how many tokens of a conversation each endpoint is expected to read from its cache.
 
         Args:
@@ -110,11 +108,11 @@ class CacheState:
         found = self._find(keys, chain, now_s)
         return {key: int(tokens * self._share(key)) for key, tokens in found.items()}
 
-    def held(self, key: Hashable, chain: Sequence[int], now_s: float) -> int:
+    def held(self, key: Hashable, chain: Sequence[Hashable], now_s: float) -> int:
         """Return how many tokens an endpoint would read if its cache had lost nothing."""
         return self._find([key], chain, now_s).get(key, 0)
 
-    def learn(self, key: Hashable, chain: Sequence[int], seen: Seen, now_s: float) -> None:
+    def learn(self, key: Hashable, chain: Sequence[Hashable], seen: Seen, now_s: float) -> None:
         """Remember what a reply said: whether what was thought to be warm was read, and what is warm from now on."""
         if not chain:
             return
@@ -123,7 +121,7 @@ class CacheState:
             self._survival.setdefault(key, _Survival()).learn(seen.read_tokens / thought)
         self.warm(key, chain[-1], seen.warm_tokens, now_s + seen.ttl_s)
 
-    def warm(self, key: Hashable, beginning: int, tokens: int, until_s: float) -> None:
+    def warm(self, key: Hashable, beginning: Hashable, tokens: int, until_s: float) -> None:
         """Remember that so many tokens of a beginning are warm until then."""
         if tokens <= 0:
             return
@@ -133,7 +131,9 @@ class CacheState:
         while len(self._warm) > _MOST:
             del self._warm[next(iter(self._warm))]
 
-    def _find(self, keys: Collection[Hashable], chain: Sequence[int], now_s: float) -> dict[Hashable, int]:
+    def _find(
+        self, keys: Collection[Hashable], chain: Sequence[Hashable], now_s: float
+    ) -> dict[Hashable, int]:
         found: dict[Hashable, int] = {}
         for beginning in reversed(chain):
             place = self._warm.get(beginning)

@@ -48,7 +48,7 @@ class Outcome:
     probe: bool = False
     agent: str = ""
     size: int = 0
-    chain: Sequence[int] = ()
+    chain: Sequence[Hashable] = ()
     seen: Seen | None = None
     output_tokens: int | None = None
 

@@ -99,7 +99,7 @@ class Ask:
 class Measured:
     """What is the same of a call at every endpoint: the beginnings of its conversation, and its size in bytes."""
 
-    chain: Sequence[int]
+    chain: Sequence[Hashable]
     size: int
 
 

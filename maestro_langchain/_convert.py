@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from langchain_core.messages import ToolMessage
 
 from maestro_core import Usage
+from maestro_core.prefixes import History
 from maestro_core.prices.places import place_of
 from maestro_core.types import Call
 from maestro_core.usage.payloads import searches_in
@@ -249,9 +250,9 @@ def retries_of(provider: str, params: Mapping[str, Any], built: Mapping[str, Any
     return _DEFAULT_RETRIES.get(provider, 0)
 
 
-def to_input(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+def to_input(messages: Sequence[BaseMessage]) -> History:
     """Return messages as plain data that holds everything a provider is sent of them; only measured."""
-    return [_plain(message.__dict__) for message in messages]
+    return History([_plain(message.__dict__) for message in messages])
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

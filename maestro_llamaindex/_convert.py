@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_core import Usage
 from maestro_core.exits import CUT
+from maestro_core.prefixes import History
 from maestro_core.prices.caching import asked_writes
 from maestro_core.types import Call
 
@@ -72,11 +73,11 @@ def data_of(settings: Mapping[str, Any]) -> Iterator[Any]:
             yield value
 
 
-def to_input(payload: Sequence[Any] | str) -> list[dict[str, Any]]:
+def to_input(payload: Sequence[Any] | str) -> History:
     """Return messages as plain data that holds everything a provider is sent of them; only measured."""
     if isinstance(payload, str):
-        return [{"role": "user", "content": payload}]
-    return [_plain(message) for message in payload]
+        return History([{"role": "user", "content": payload}])
+    return History([_plain(message) for message in payload])
 
 
 def _plain(message: Any) -> dict[str, Any]:

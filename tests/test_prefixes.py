@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import enum
+import random
+from collections import UserDict, UserList
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 
 from maestro_core import Cap, Usage
-from maestro_core.prefixes import Prefixes
+from maestro_core.prefixes import History, Prefixes, beginnings, fingerprint
 from maestro_core.testing import Reply
 from maestro_core.types import Call
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware
@@ -65,6 +71,103 @@ def test_a_doubtful_count_is_not_learned(usage):
     prefixes = Prefixes()
     prefixes.learn(call(HISTORY[:1]), usage, None)
     assert prefixes.known(call(HISTORY[:1])) is None
+
+
+# -- fingerprints: a wrong match would lower a bound --------------------------------------------------------------------
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4)
+    | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(PLAIN, PLAIN)
+def test_what_differs_has_another_fingerprint(one, other):
+    assert (fingerprint(one) == fingerprint(other)) == (repr(one) == repr(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([0], [2**61 - 1]),
+        (["short", -1], ["short", -2]),
+        ("", 0),
+        (1, True),
+        ([["a"], "b"], [["a", "b"]]),
+        (b"text", "text"),
+    ],
+)
+def test_values_that_python_hashes_alike_are_told_apart(one, other):
+    prefixes = Prefixes()
+    prefixes.learn(call([{"role": "ai", "content": one}]), Usage(input_tokens=10, output_tokens=5), None)
+    assert prefixes.known(call([{"role": "ai", "content": one}])) is not None
+    assert prefixes.known(call([{"role": "ai", "content": other}])) is None
+
+
+@pytest.mark.parametrize("length", [32_767, 32_768, 100_000])
+def test_a_long_text_counts_to_its_last_character(length):
+    text = "é" * length
+    said = [text, text[:-1] + "e", text + "e", [text], None]
+    assert len({beginnings([{"role": "human", "content": each}]) for each in said}) == len(said)
+    assert beginnings([{"role": "human", "content": text}]) != beginnings([{"role": "ai", "content": text}])
+    copy = text.encode().decode()
+    assert beginnings([{"role": "human", "content": text}]) == beginnings(
+        [{"role": "human", "content": copy}]
+    )
+
+
+def test_every_beginning_depends_on_all_before_it():
+    rng = random.Random(5)
+    messages = [{"role": "human", "content": str(rng.random())} for _ in range(9)]
+    found = beginnings(messages)
+    assert len(set(found)) == 9
+    assert found[:5] == beginnings(messages[:5])
+    assert set(found).isdisjoint(beginnings(messages[1:]))
+    assert set(found[1:]).isdisjoint(beginnings([messages[1], messages[0], *messages[2:]])[1:])
+
+
+class Answer(enum.StrEnum):
+    YES = "yes"
+
+
+class Nameless:
+    pass
+
+
+def schema(*fields):
+    return type("Schema", (), {"model_json_schema": lambda: list(fields)})
+
+
+def test_other_than_plain_data_has_a_fingerprint():
+    for value in (Answer.YES, UserDict(a=[1]), UserList("ab"), {"a": Answer.YES}, {1, 2}, [range(3)], Answer):
+        assert fingerprint(value) == fingerprint(value)
+    assert fingerprint(UserDict(a=1)) != fingerprint(UserDict(a=2))
+    assert fingerprint([UserList("ab"), "c"]) != fingerprint([UserList("a"), "bc"])
+
+
+def test_what_does_not_say_what_it_is_matches_nothing():
+    thing = Nameless()
+    assert fingerprint([thing]) != fingerprint([thing])
+    kept = schema("a")
+    assert fingerprint([kept]) == fingerprint([kept])
+    assert fingerprint([kept]) != fingerprint([schema("a", "b")])  # by the same name
+
+
+def test_a_history_is_what_it_was_when_it_was_sent():
+    """The provider counts what was sent; a message that is changed while it answers was not counted."""
+    said = {"role": "human", "content": ["short"]}
+    prefixes, sent = Prefixes(), call(History([said]))
+    assert prefixes.known(sent) is None
+    said["content"].append("word " * 10_000)
+    prefixes.learn(sent, Usage(input_tokens=10, output_tokens=5), None)
+    assert prefixes.known(call([said])) is None
+    assert prefixes.known(call(History([{"role": "human", "content": ["short"]}]))) is not None
 
 
 @pytest.mark.parametrize("door", ["handler", "middleware"])
