@@ -264,11 +264,14 @@ class Quotes:
             cost = self._by_plugin(call, usage)
             if cost is not None:
                 return Priced(cost, "plugin", cost.nanos)
+        at = call.at or reservation.at
+        if (cost := self._layers.plain(call, usage, at)) is not None:
+            return Priced(cost, "book", cost.nanos)
         spent = Spent(
             provider=call.provider,
             model=call.model,
             usage=usage,
-            at=call.at or reservation.at,
+            at=at,
             tier=call.tier,
             latency_ms=max(0, round(latency_ms)) if isinstance(latency_ms, int | float) else None,
             endpoint=call.endpoint,

@@ -601,3 +601,48 @@ def test_what_a_decision_expects_is_what_the_same_usage_costs(way, model, counts
         costs = None
     call = Call(provider=provider, model=name, tier=tier, price=own)
     assert Quotes(load(), entries).expected(call, counts, at) == costs
+
+
+@pytest.mark.parametrize("way", WAYS_TO_PRICE)
+@settings(max_examples=150, deadline=None)
+@given(
+    model=st.sampled_from(ASKED),
+    counts=st.fixed_dictionaries(
+        {"input_tokens": TOKENS, "output_tokens": TOKENS},
+        optional=dict.fromkeys(
+            ("cache_read_tokens", "output_reasoning_tokens", "input_audio_tokens"), TOKENS
+        ),
+    ),
+    asked=st.sampled_from([None, "default", "priority", "scale"]),
+    served=st.fixed_dictionaries(
+        {},
+        optional={
+            "tier": st.sampled_from(["default", "priority"]),
+            "model": st.sampled_from(["gpt-5.4-mini", "gpt-5.4-2026-03-05", "nobody-knows"]),
+            "region": st.sampled_from(["us", "global", "mars"]),
+            "provider_cost": st.sampled_from([Decimal(0), Decimal("0.5")]),
+        },
+    ),
+    hours=st.integers(0, 24 * 500),
+)
+@example("openai:gpt-5.4", {"input_tokens": 9, "output_tokens": 9}, None, {"tier": "priority"}, 0)
+@example("openai:gpt-5.4", {"input_tokens": 9, "output_tokens": 9}, "priority", {"model": "gpt-5.4-mini"}, 0)
+def test_the_short_way_to_settle_an_ordinary_call_agrees_with_the_long_one(
+    way, model, counts, asked, served, hours
+):
+    entries = Settings(prices=WAYS_TO_PRICE[way].get("prices", ())).prices
+    provider, _, name = model.partition(":")
+    declared = WAYS_TO_PRICE[way].get("declared")
+    own = endpoint_price(declared) if declared else None
+    usage, at = Usage(**served, **counts), AT - timedelta(hours=hours)
+    found = Layers(entries).plain(Call(provider=provider, model=name, tier=asked, price=own), usage, at)
+    if found is not None:
+        spent = Spent(provider=provider, model=name, usage=usage, at=at, tier=asked, declared=own)
+        long = Layers(entries).price(spent)
+        assert (found.nanos, found.price_id, found.unpriced) == (long.sheet_nanos, long.cost.price_id, ())
+        assert (long.layer, long.estimated, long.cost.nanos) == ("book", False, found.nanos)
+
+
+def test_an_ordinary_call_is_settled_the_short_way():
+    call = Call(provider="openai", model="gpt-5.4")
+    assert Layers().plain(call, TEN_ONE, AT).nanos == priced([], "openai:gpt-5.4", TEN_ONE).cost.nanos > 0

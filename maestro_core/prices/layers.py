@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from maestro_core.types import Call
+    from maestro_core.usage import Usage
 
     from .entries import PriceEntry
     from .sheet import Rates
@@ -100,6 +101,29 @@ class Layers:
         if self._any or call.price is not None:
             return None
         return plain_nanos(plain, sheet(call.provider, call.model, call.tier).at(at.timestamp()))
+
+    def plain(self, call: Call, usage: Usage, at: datetime) -> Cost | None:
+        """Return what an ordinary text call cost where the price book alone decides, without its lines; else None.
+
+        What nearly every call is settled by: `price` says the same, and why.
+
+        Args:
+            call: The call.
+            usage: What was reported.
+            at: When (aware).
+        """
+        plain = usage.plain
+        if plain is None or self._any or call.price is not None:
+            return None
+        if usage.provider_cost is not None or usage.region is not None:
+            return None
+        tier = call.tier if usage.tier is None else usage.tier
+        try:
+            rates = sheet(call.provider, usage.model or call.model, tier).at(at.timestamp())
+        except PriceNotFound:
+            return None
+        nanos = plain_nanos(plain, rates)
+        return None if nanos is None else Cost(nanos, (), rates.price_id)
 
     def bound(self, worst: Worst) -> Cost:
         """Return the most that a call can cost, all its attempts together; rounded up.
