@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["harmless"]
+__all__ = ["failed", "harmless"]
 
 _log = logging.getLogger("maestro")
 _P = ParamSpec("_P")
@@ -26,9 +26,14 @@ def harmless(method: Callable[_P, _T]) -> Callable[_P, _T | None]:
         try:
             return method(*args, **kwargs)
         except Exception:  # noqa: BLE001 - it is the purpose
-            if method.__qualname__ not in _told:
-                _told.add(method.__qualname__)
-                _log.exception("telemetry failed in %s; calls and records go on", method.__qualname__)
+            failed(method.__qualname__)
             return None
 
     return guarded
+
+
+def failed(where: str) -> None:
+    """Tell that telemetry is raising at a place; for what every call runs through, and is not wrapped."""
+    if where not in _told:
+        _told.add(where)
+        _log.exception("telemetry failed in %s; calls and records go on", where)
