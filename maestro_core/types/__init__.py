@@ -3,24 +3,10 @@
 from ._alert import Alert, Note
 from ._call import UNATTRIBUTED, Attribution, Call, Cost, CostLine, Step, new_key
 from ._caps import Budget, Cap, Every, Meter, Window, check_dimension
-from ._ledger import (
-    Bucket,
-    CapStatus,
-    Fit,
-    Held,
-    Hold,
-    Kind,
-    Ledger,
-    OpenHold,
-    Record,
-    Refused,
-    Reservation,
-    Settlement,
-    SharedLedger,
-    Sum,
-    Ticket,
-)
-from ._report import Report, ReportRow, Tree
+from ._holds import Bucket, Fit, Held, Hold, OpenHold, Refused, Reservation, Ticket
+from ._journal import Kind, Record, Settlement, Sum
+from ._ledger import Ledger, SharedLedger
+from ._report import CapStatus, Report, ReportRow, Tree
 from ._routing import SLA, Candidate, Decision
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What `maestro.report` and `maestro.tree` return."""
+"""What `maestro.status`, `maestro.report` and `maestro.tree` return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,32 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-__all__ = ["Report", "ReportRow", "Tree"]
+    from ._caps import Budget, Cap
+
+__all__ = ["CapStatus", "Report", "ReportRow", "Tree"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapStatus:
+    """Where one bucket of one cap stands. Amounts in US dollars; `resets_at` is aware UTC or None.
+
+    `other_limits` are those that other processes enforce there now, where they are not `limit`.
+
+    `projected` is what its window comes to at its end at the pace so far, `reached_at` when the limit is reached: both
+    None where there is no window, or too little of it has passed.
+    """
+
+    cap: Cap | Budget
+    bucket: str
+    limit: Decimal
+    spent: Decimal
+    held: Decimal
+    presumed: Decimal
+    headroom: Decimal
+    resets_at: datetime | None
+    other_limits: tuple[Decimal, ...] = ()
+    projected: Decimal | None = None
+    reached_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
