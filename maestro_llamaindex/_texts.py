@@ -7,12 +7,16 @@ from contextvars import ContextVar
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from llama_index_instrumentation.span import active_span_id
+
 from maestro_core import Usage
 from maestro_core.sending import Sending
 from maestro_core.types import Attribution, Call
 
 from ._models import attempts_of, base_url, model_name, provider_of
 from ._passage import Heard, Passage
+from ._peers import found_span
+from ._spans import call_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,8 +78,9 @@ class Texts(Passage):
         return _Vectors(reservation, self.answers)
 
     def sent(self, held: Reservation, *, last: bool = False) -> tuple[Sending, Heard]:
-        """As the base; others' spans are of all the requests of a batch, so that each gets one of ours below it."""
-        return Sending(self.maestro, held, self.parent_id), self.hears(held, last=last)
+        """As the base. Another's span is of all the requests that a list of texts takes; it ends after the last of them."""
+        found = found_span(active_span_id.get() or "") if call_here() is not None else None
+        return Sending(self.maestro, held, self.parent_id, found=found), self.hears(held, last=last)
 
     @contextmanager
     def inside(self) -> Iterator[None]:

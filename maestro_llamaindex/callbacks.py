@@ -69,7 +69,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         if event_type in {CBEventType.LLM, CBEventType.EMBEDDING}:
             call = self._call(payload or {}, event_id)
             if call is not None:
-                found = found_span(active_span_id.get() or "") if event_type == CBEventType.LLM else None
+                found = found_span(active_span_id.get() or "")
                 self.maestro.runs.reserve(event_id, run_here(), call, found=found)
         return event_id
 

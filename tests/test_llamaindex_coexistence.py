@@ -104,6 +104,47 @@ async def test_a_model_span_carries_its_cost(way, door, instrument, provider, ll
     assert ours(spans) == []
 
 
+@pytest.mark.parametrize("door", ["attach", "handler"])
+@pytest.mark.parametrize("way", ["batch", "abatch", "query", "aquery"])
+async def test_an_embedding_span_carries_the_cost_of_all_its_requests(
+    way, door, instrument, provider, make_maestro
+):
+    embeddings = pytest.importorskip("llama_index.embeddings.openai", reason="pip install --group test")
+    spans, start = instrument
+    provider.reply = lambda request: Reply(input_tokens=7 + len(provider.requests))
+    maestro = make_maestro()
+    model = embeddings.OpenAIEmbedding(
+        model="text-embedding-3-small",
+        embed_batch_size=2,
+        api_base=provider.openai_url,
+        api_key="none",
+        max_retries=0,
+    )
+    if door == "attach":
+        attach(model, maestro)
+    else:
+        model.callback_manager = CallbackManager([MaestroCallbackHandler(maestro)])
+    start()
+    with attribution(team="growth"):
+        if way == "batch":
+            model.get_text_embedding_batch(["a", "b", "c", "d", "e"])
+        elif way == "abatch":
+            await model.aget_text_embedding_batch(["a", "b", "c", "d", "e"])
+        elif way == "query":
+            model.get_query_embedding("a")
+        else:
+            await model.aget_query_embedding("a")
+    assert len(provider.requests) == (3 if "batch" in way else 1)
+    (span,) = [each for each in spans.get_finished_spans() if COST in each.attributes]
+    assert span.attributes["openinference.span.kind"] == "EMBEDDING"
+    assert span.attributes["maestro.team"] == "growth"
+    assert span.attributes[COST] == round(maestro.report(since="all").total * 10**9) > 0
+    assert span.attributes["gen_ai.usage.cost"] == pytest.approx(span.attributes[COST] / 1e9)
+    if door == "attach":  # the handler is not told what the provider counted
+        assert span.attributes[COST] == provider.bill_nanos
+    assert ours(spans) == []
+
+
 async def test_an_agents_spans_are_annotated(instrument, provider, llama, make_maestro):
     spans, start = instrument
     maestro = make_maestro()

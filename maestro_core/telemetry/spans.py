@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -121,10 +122,10 @@ class Drawing:
             facts = {names.REQUEST_STREAM: True, names.RESPONSE_FIRST_CHUNK: self.first_chunk_s}
         if run_cost_nanos:
             facts[names.RUN_COST] = run_cost_nanos / NANOS_PER_USD
-        if record is not None:
-            facts |= cost_attributes(record, self._costs)
         if self._own is None:
             return self._annotate(facts, record)
+        if record is not None:
+            facts |= cost_attributes(record, self._costs)
         if facts:
             self._own.set_attributes(facts)
         if record is not None:
@@ -137,10 +138,12 @@ class Drawing:
         self._own.end()
         return True
 
-    def _annotate(self, facts: Mapping[str, AttributeValue], record: Record | None) -> bool:
+    def _annotate(self, facts: dict[str, AttributeValue], record: Record | None) -> bool:
         span = self._found() if self._found else None
         if span is None or not span.is_recording():
             return False
+        if record is not None:
+            facts |= cost_attributes(record, self._costs, to=getattr(span, "attributes", None) or {})
         # Tokens, models and errors are the other instrumentation's; what it says of them stays as it is.
         ours = {
             name: value
@@ -217,18 +220,30 @@ def whom(attribution: Attribution) -> dict[str, AttributeValue]:
     return found
 
 
-def cost_attributes(record: Record, spellings: Sequence[str] = ()) -> dict[str, AttributeValue]:
-    """Return what a settled call cost; `spellings` are further names for its dollars."""
+def cost_attributes(
+    record: Record, spellings: Sequence[str] = (), *, to: Mapping[str, AttributeValue] = MappingProxyType({})
+) -> dict[str, AttributeValue]:
+    """Return what a settled call cost.
+
+    Args:
+        record: The call's.
+        spellings: Further names for its dollars.
+        to: What stands on the span already. Another instrumentation's may be of several requests, as of the batches that
+            a list of texts is embedded in: their costs are added up.
+    """
+    earlier = to.get(names.COST_NANOS)
+    nanos = record.cost_nanos + (earlier if isinstance(earlier, int) else 0)
     found: dict[str, AttributeValue] = {}
     for kind, attributes in names.KIND_NAMES.items():
         if kind in record.usage:
             for attribute in attributes:
                 found[attribute] = record.usage[kind]
-    usd = record.cost_nanos / NANOS_PER_USD
+    usd = nanos / NANOS_PER_USD
     found[names.COST] = usd
-    found[names.COST_NANOS] = record.cost_nanos
-    found[names.COST_ESTIMATED] = record.estimated_nanos > 0
-    found[names.COST_SOURCE] = cost_source(record)
+    found[names.COST_NANOS] = nanos
+    estimated = bool(to.get(names.COST_ESTIMATED))
+    found[names.COST_ESTIMATED] = estimated or record.estimated_nanos > 0
+    found[names.COST_SOURCE] = "estimated" if estimated else cost_source(record)
     if record.price_id:
         found[names.PRICE] = record.price_id
     if record.unpriced:
@@ -236,7 +251,7 @@ def cost_attributes(record: Record, spellings: Sequence[str] = ()) -> dict[str, 
     found |= _how(record)
     for name in spellings:
         part = _AS_JSON.get(name)
-        found[name] = json.dumps({part: float(to_usd(record.cost_nanos))}) if part else usd
+        found[name] = json.dumps({part: float(to_usd(nanos))}) if part else usd
     return found
 
 
