@@ -9,105 +9,34 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .attempts import Attempt, Failed, Money
 from .cachestate import Seen, caches_by_itself
-from .deadlines import deadline_s
 from .errors import CapExceeded, EndpointsExhausted, NoEndpoint, PriceNotFound
 from .failures import classify, pause_s
 from .health import LET_IN_S
 from .learned import Outcome
-from .money import format_usd, to_nanos
 from .prices.caching import asked_writes
 from .routing import decide
 from .types import new_key
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
-    from decimal import Decimal
 
-    from .doors import Offer, Terms
-    from .endpoints import Facts
-    from .failures import Failure
+    from .doors import Terms
     from .router import Ask, Router
     from .types import Call, Decision, Reservation
     from .usage import Usage
 
-__all__ = ["Attempt", "Journey"]
+__all__ = ["Journey"]
 
 # All pauses of one call together; who has to wait longer is told so.
 _PATIENCE_S = 60.0
 # How often to look whether another call's probe has ended.
 _PROBED_S = 0.2
 _FIVE_MINUTES_S, _HOUR_S = 300.0, 3_600.0
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One request to one endpoint, its money held.
-
-    Attributes:
-        facts: The endpoint.
-        reservation: What is held for it.
-        decision: Why this endpoint.
-    """
-
-    facts: Facts
-    reservation: Reservation
-    decision: Decision
-    probe: bool
-    began_s: float
-    first_s: float | None = None
-    offer: Offer | None = None
-    baseline: Mapping[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """The endpoint's name."""
-        return self.facts.name
-
-    def deadline_s(self, *, streamed: bool = False) -> float | None:
-        """Return how many seconds the endpoint has, of a stream until its first token; None if as many as it takes."""
-        return deadline_s(self.decision, streamed=streamed, probe=self.probe)
-
-    @property
-    def fitted_output_tokens(self) -> int | None:
-        """The output limit that the request has to carry, if it was fitted to what the caps leave."""
-        return self.reservation.fitted_output_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    name: str
-    error: BaseException
-    failure: Failure
-    latency_ms: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "endpoint": self.name,
-            "failed": self.failure.kind,
-            "error": type(self.error).__qualname__,
-            "latency_ms": self.latency_ms,
-        }
-
-
-@dataclass(slots=True)
-class _Money:
-    """Which endpoints the caps have no money for, and what the least of them would need."""
-
-    short: dict[str, str] = field(default_factory=dict)
-    needed: dict[str, Decimal] = field(default_factory=dict)
-
-    def refused(self, name: str, error: CapExceeded) -> None:
-        needed, left = (format_usd(to_nanos(each)) for each in (error.needed, error.headroom))
-        self.short[name] = f"need {needed} left {left}"
-        self.needed[name] = error.needed
-
-    def least(self, ranking: tuple[str, ...]) -> str:
-        """Return the endpoint that is likeliest to fit; of those without a price, the best."""
-        return min(self.needed, key=self.needed.__getitem__) if self.needed else ranking[0]
 
 
 class Journey:
@@ -124,8 +53,8 @@ class Journey:
         self._ask = ask
         self._measured = router.measure(ask)
         self._terms: Terms = router.maestro.doors.asked()
-        self._failed: list[_Failed] = []
-        self._tried: dict[str, _Failed] = {}
+        self._failed: list[Failed] = []
+        self._tried: dict[str, Failed] = {}
         self._rounds = 0
         self._most_rounds = max(each.retries for each in router.facts.values())
         self._patience_s = _PATIENCE_S
@@ -213,7 +142,7 @@ class Journey:
             BaseException: The error itself, if no other endpoint could do better, or the caller has seen output.
         """
         failure, now_s = classify(error, streamed=streamed), self._router.now_s()
-        found = _Failed(attempt.name, error, failure, round((now_s - attempt.began_s) * 1000))
+        found = Failed(attempt.name, error, failure, round((now_s - attempt.began_s) * 1000))
         self._failed.append(found)
         self._tried[attempt.name] = found
         tokens = next(each.input_tokens for each in attempt.decision.candidates if each.name == attempt.name)
@@ -290,7 +219,7 @@ class Journey:
             if not decision.ranking:
                 yield self._pause_s(decision)
                 continue
-            money = _Money()
+            money = Money()
             reservation = self._reserved(decision, money)
             if reservation is None:
                 least = money.least(decision.ranking)
@@ -301,7 +230,7 @@ class Journey:
             if attempt is not None:
                 return attempt
 
-    def _reserved(self, decision: Decision, money: _Money) -> Reservation | None:
+    def _reserved(self, decision: Decision, money: Money) -> Reservation | None:
         """Return what is held for the best endpoint that fits the caps as they are, or None if none does."""
         if len(decision.ranking) == 1:
             return None  # there is no other: it may wait, or be cut
@@ -415,7 +344,7 @@ def _let_in_s(decision: Decision, name: str) -> float:
     return max(LET_IN_S, usual_ms / 1_000) if len(decision.ranking) > 1 else LET_IN_S
 
 
-def _with_budget(decision: Decision, money: _Money) -> Decision:
+def _with_budget(decision: Decision, money: Money) -> Decision:
     """Return the same decision, knowing for which endpoints there was no money."""
     if not money.short:
         return decision

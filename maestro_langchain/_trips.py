@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
-    from maestro_core.journey import Attempt
+    from maestro_core.attempts import Attempt
     from maestro_core.router import Router
 
     from ._endpoints import Served

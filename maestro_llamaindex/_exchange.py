@@ -12,7 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from maestro_core.deadlines import awithin, within
 from maestro_core.doors import Terms
 from maestro_core.endpoints import asked
-from maestro_core.journey import Attempt, Journey
+from maestro_core.journey import Journey
 from maestro_core.router import Ask, Router
 
 from ._convert import SLACK, data_of, to_input
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 
     from maestro_core import Maestro
+    from maestro_core.attempts import Attempt
     from maestro_core.sending import Sending
 
 __all__ = ["Exchange", "Request"]
