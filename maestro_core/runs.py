@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .errors import CapExceeded, MaestroError
 from .forks import tell_child
@@ -33,6 +33,7 @@ __all__ = ["Runs"]
 
 _log = logging.getLogger("maestro")
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 _MOST_ABANDONED = 2_000
 
 
@@ -47,7 +48,6 @@ class _OpenCall:
     drawing: Drawing | None
     parent: Run | None
     root: Run | None
-    operation: Operation
     began_ns: int
     scope: Scope
     first_chunk_ns: int = 0
@@ -69,14 +69,14 @@ class Runs(RunTree):
         super()._forked()
 
     def _settle_use(self, paid: Reservation) -> None:
-        self._safely(lambda: self._maestro.settle(paid, None))
+        self._safely(self._maestro.settle, paid, None)
 
     def _left(self, run: Run) -> None:
         keys = [
             self._calls[call_id].reservation.key for call_id in tuple(run.calls) if call_id in self._calls
         ]
         if keys:
-            self._safely(lambda: self._maestro.presume(keys))
+            self._safely(self._maestro.presume, keys)
 
     def _forgotten(self, run: Run) -> None:
         for call_id in run.calls:
@@ -109,14 +109,15 @@ class Runs(RunTree):
         offered = self._maestro.doors.take(call, settings)
         if offered is not None:
             call = replace(call, attribution=offered.call.attribution)
-        self._maestro.circles.ask(self._scope(parent), call)
+        scope = self._scope(parent)
+        self._maestro.circles.ask(scope, call)
         drawing = self._draw(call, parent, found)
         try:
             reservation = offered or self._maestro.reserve(call)
         except BaseException as error:
             not_sent(drawing, parent, error)
             raise
-        opened = self._open(run_id, parent, reservation, call, drawing)
+        opened = self._open(run_id, parent, reservation, call, drawing, scope)
         opened.offer = self._maestro.doors.offered() if offered else None
 
     def refused(self, parent_id: Hashable | None, call: Call, error: CapExceeded) -> None:
@@ -143,7 +144,8 @@ class Runs(RunTree):
         `found` is as in `reserve`. Tell `ask` of the call before it is reserved for.
         """
         parent, call = self._find(parent_id), reservation.call
-        opened = self._open(call.key, parent, reservation, call, self._draw(call, parent, found))
+        drawing = self._draw(call, parent, found)
+        opened = self._open(call.key, parent, reservation, call, drawing, self._scope(parent))
         offer = self._maestro.doors.offered()
         if offer is not None and offer.reservation.key == call.key:
             opened.offer, offer.taken = offer, True
@@ -156,20 +158,22 @@ class Runs(RunTree):
             _operation(call), call.model, call.attribution, parent=above, call=call, found=found
         )
 
-    def _open(
+    def _open(  # noqa: PLR0917 - what is known of a call that begins
         self,
         run_id: Hashable,
         parent: Run | None,
         reservation: Reservation,
         seen: Call,
         drawing: Drawing | None,
+        scope: Scope,
     ) -> _OpenCall:
-        root = self._runs.get(parent.root_id) if parent else None
-        if root:
+        root = parent.root if parent else None
+        if root is not None and root.ended:
+            root = None
+        if root is not None:
             root.calls.add(run_id)
-        began_ns, scope = time.perf_counter_ns(), self._scope(parent)
         opened = self._calls[run_id] = _OpenCall(
-            reservation, seen, drawing, parent, root, _operation(seen), began_ns, scope
+            reservation, seen, drawing, parent, root, time.perf_counter_ns(), scope
         )
         return opened
 
@@ -215,7 +219,7 @@ class Runs(RunTree):
             facts["error"] = type(error).__qualname__
         if usage is not None and call.offer is not None and call.offer.tells is not None:
             facts |= call.offer.tells(usage)
-        record = self._safely(lambda: self._maestro.settle_with(call.reservation, usage, facts))
+        record = self._safely(self._maestro.settle_with, call.reservation, usage, facts)
         if call.offer is not None:
             call.offer.record, call.offer.usage = record, usage
         if reply is not None and call.drawing is not None and call.drawing.captures:
@@ -228,7 +232,7 @@ class Runs(RunTree):
         call = self._pop(run_id)
         if call is not None:
             taken_ns = time.perf_counter_ns() - call.began_ns
-            self._safely(lambda: self._maestro.release(call.reservation, reason))
+            self._safely(self._maestro.release, call.reservation, reason)
             self._tell(call, taken_ns, None, error)
 
     def abandon(self, key: str) -> None:
@@ -239,7 +243,7 @@ class Runs(RunTree):
         for run_id in [i for i, call in tuple(self._calls.items()) if call.reservation.key == key]:
             call = self._pop(run_id)
             if call is not None:
-                self._safely(lambda: self._maestro.presume([key]))
+                self._safely(self._maestro.presume, [key])
                 if call.drawing is not None:
                     call.drawing.end()
                 # Its span and the totals around it are closed; only the money is open.
@@ -264,7 +268,7 @@ class Runs(RunTree):
             if drawing.end(record, error) is False:
                 self._maestro.telemetry.missed()
         self._maestro.telemetry.metrics.operated(
-            call.operation,
+            _operation(call.seen),
             call.reservation.call,
             taken_ns / 1e9,
             record=record,
@@ -279,10 +283,10 @@ class Runs(RunTree):
             call.root.calls.discard(run_id)
         return call
 
-    def _safely(self, settle: Callable[[], _T]) -> _T | None:
+    def _safely(self, verb: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
         # The call was made and its answer is good: a ledger that fails now must not take the answer away.
         try:
-            return settle()
+            return verb(*args, **kwargs)
         except MaestroError:
             _log.exception("a call could not be settled; its money stays held until it is presumed spent")
             return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from .attribution import current
 from .circles import UNSEEN
 from .errors import CapExceeded
+from .forks import fork_safe_lock
 from .types import Attribution, Call
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunKind", "RunTree", "not_sent", "upwards"]
 
+# How many runs at least that have ended are known; at most twice as many.
 _MOST_ENDED = 2_000
 
 RunKind = Literal["chain", "agent", "tool"]
@@ -36,22 +38,47 @@ _OPERATIONS: dict[RunKind, Operation] = {"agent": "invoke_agent", "tool": "execu
 _around: ContextVar[Attribution | None] = ContextVar("maestro_around", default=None)
 # Which run of an agent it is, likewise.
 _instance: ContextVar[Hashable] = ContextVar("maestro_instance", default=None)
+_numbers = count()
 
 
-@dataclass(slots=True)
 class Run:
-    """A run that is in flight, or has ended lately."""
+    """A run that is in flight, or has ended lately: an agent's, a tool's, or an outermost one."""
 
-    root_id: Hashable
-    path: tuple[Step, ...]
-    span: Span | None  # the nearest that we drew
-    parent: Run | None = None
-    drawing: Drawing | None = None
-    cost_nanos: int = 0  # of all calls inside
-    paid: Reservation | None = None  # for the use of a tool that has a price
-    calls: set[Hashable] = field(default_factory=set)  # open calls, kept at the root only
-    instance: Hashable = None  # the innermost tool's run, or the outermost run
-    use: Use | None = None  # of a tool, for whoever looks for loops
+    __slots__ = (
+        "calls",
+        "cost_nanos",
+        "drawing",
+        "ended",
+        "instance",
+        "name",
+        "paid",
+        "parent",
+        "path",
+        "root",
+        "run_id",
+        "span",
+        "use",
+    )
+
+    def __init__(
+        self, run_id: Hashable, parent: Run | None, path: tuple[Step, ...], *, tool: bool = False
+    ) -> None:
+        self.run_id = run_id
+        self.parent = parent
+        self.path = path
+        self.span: Span | None = None  # the nearest that we drew
+        self.drawing: Drawing | None = None
+        self.cost_nanos = 0  # of all calls inside
+        self.paid: Reservation | None = None  # for the use of a tool that has a price
+        self.use: Use | None = None  # of a tool, for whoever looks for loops
+        self.ended = False
+        if parent is None:
+            self.root, self.name = self, str(run_id)
+            self.calls: set[Hashable] = set()  # open ones
+        else:
+            self.root, self.span = parent.root, parent.span
+        # Tells the innermost tool's run, or the outermost run, from others.
+        self.instance: Hashable = parent.instance if parent is not None and not tool else next(_numbers)
 
 
 class RunTree(ABC):
@@ -59,11 +86,13 @@ class RunTree(ABC):
 
     def __init__(self, maestro: Maestro) -> None:
         self._maestro = maestro
+        # By each id that a framework has for it: of a chain inside, which nothing tells from the run around it, too.
         self._runs: dict[Hashable, Run] = {}
         # A sync tool of a cancelled async agent runs on in its thread: what it starts belongs to the run that has
-        # ended, and is not a new run with a fresh cap.
+        # ended, and is not a new run with a fresh cap. Those that ended before are forgotten all at once.
         self._ended: dict[Hashable, Run] = {}
-        self._names: dict[Hashable, str] = {}
+        self._ended_before: dict[Hashable, Run] = {}
+        self._lock = fork_safe_lock()
 
     @abstractmethod
     def _settle_use(self, paid: Reservation) -> None:
@@ -79,8 +108,8 @@ class RunTree(ABC):
 
     def _forked(self) -> None:
         # Runs stay: what the child does inside of one is a part of it. Calls belong to the process that it was forked from.
-        for run in (*self._runs.values(), *self._ended.values()):
-            run.calls.clear()
+        for run in (*self._runs.values(), *self._ended.values(), *self._ended_before.values()):
+            run.root.calls.clear()
             run.paid = None
 
     def enter(
@@ -111,38 +140,44 @@ class RunTree(ABC):
         if run_id in self._runs:
             return
         parent = self._find(parent_id)
-        owner = self._scope(parent)
+        if kind == "chain" and parent is not None:
+            self._runs[run_id] = parent
+            return
         around = _around.get()
         path = parent.path if parent else around.path if around else ()
-        run = Run(parent.root_id if parent else run_id, path, parent.span if parent else None, parent)
+        # Middleware around a tool has put the tool into the path already.
+        if kind != "chain" and (parent or path[-1:] != ((kind, name),)):
+            path = (*path, (kind, name))
+        run = Run(run_id, parent, path, tool=kind == "tool")
         if kind != "chain":
-            # Middleware around a tool has put the tool into the path already.
-            run.path = path if not parent and path[-1:] == ((kind, name),) else (*path, (kind, name))
-            where = self.attribution(run, dimensions)
+            where = self._whom(run, dimensions)
             if kind == "tool" and self._maestro.admission.quotes.sells(name):
-                paid = Call(
-                    provider="tool", model=name, operation="tool", attribution=where, name=f"tool {name}"
-                )
-                try:
-                    run.paid = self._maestro.reserve(paid)
-                except CapExceeded as error:
-                    not_sent(self._drawn(kind, name, where, run.span, found), parent, error)
-                    raise
-            run.drawing = self._drawn(kind, name, where, run.span, found)
+                run.paid = self._pay(name, where, parent, found)
+            run.drawing = self._drawn(kind, name, where, parent, found)
             run.span = (run.drawing and run.drawing.span) or run.span
             if kind == "tool":
-                run.use = self._maestro.circles.begin(owner, name, where, arguments)
-        run.instance = run_id if kind == "tool" or not parent else parent.instance
+                run.use = self._maestro.circles.begin(self._scope(parent), name, where, arguments)
         self._runs[run_id] = run
+
+    def _pay(
+        self, tool: str, where: Attribution, parent: Run | None, found: Callable[[], Span | None] | None
+    ) -> Reservation:
+        call = Call(provider="tool", model=tool, operation="tool", attribution=where, name=f"tool {tool}")
+        try:
+            return self._maestro.reserve(call)
+        except CapExceeded as error:
+            not_sent(self._drawn("tool", tool, where, parent, found), parent, error)
+            raise
 
     def _drawn(
         self,
         kind: RunKind,
         name: str,
         where: Attribution,
-        above: Span | None,
+        parent: Run | None,
         found: Callable[[], Span | None] | None,
     ) -> Drawing | None:
+        above = parent.span if parent else None
         return self._maestro.telemetry.start(_OPERATIONS[kind], name, where, parent=above, found=found)
 
     def leave(
@@ -167,21 +202,29 @@ class RunTree(ABC):
         if run is None:
             return
         self._ended[run_id] = run
-        while len(self._ended) > _MOST_ENDED:
-            oldest = next(iter(self._ended))
-            self._names.pop(oldest, None)
-            forgotten = self._ended.pop(oldest, None)
-            if forgotten is not None:
-                self._forgotten(forgotten)
+        if len(self._ended) >= _MOST_ENDED:
+            self._forget()
+        if run.run_id != run_id:  # a chain inside of it
+            return
+        run.ended = True
         if run.paid is not None:
             self._settle_use(run.paid)
         if run.drawing is not None:
             run.drawing.end(error=error, run_cost_nanos=run.cost_nanos)
         if run.use is not None:
             self._maestro.circles.end(run.use, result, failed=failed, error=error)
-        if run.root_id == run_id:
-            self._maestro.circles.forget(run_id)
-        self._left(run)
+        if run.root is run:
+            self._maestro.circles.forget(run.instance)
+            self._left(run)
+
+    def _forget(self) -> None:
+        with self._lock:
+            if len(self._ended) < _MOST_ENDED:  # another thread was here
+                return
+            forgotten, self._ended_before, self._ended = self._ended_before, self._ended, {}
+        for run_id, run in forgotten.items():
+            if run.root is run and run.run_id == run_id:
+                self._forgotten(run)
 
     def agent(self, run_id: Hashable | None) -> str | None:
         """Return the innermost agent around a run, without looking past the innermost tool."""
@@ -190,15 +233,17 @@ class RunTree(ABC):
         return name if kind == "agent" else None
 
     def attribution(
-        self, run: Run | Hashable | None, dimensions: Mapping[str, str] | None = None
+        self, run_id: Hashable | None, dimensions: Mapping[str, str] | None = None
     ) -> Attribution:
-        """Return whom a call below `run` is for: metadata dimensions, then the surrounding `attribution(...)`."""
-        found = run if isinstance(run, Run) else self._find(run)
+        """Return whom a call below a run is for: metadata dimensions, then the surrounding `attribution(...)`."""
+        return self._whom(self._find(run_id), dimensions)
+
+    def _whom(self, run: Run | None, dimensions: Mapping[str, str] | None) -> Attribution:
         around = _around.get()
-        own = {"run": self._names.get(found.root_id, str(found.root_id))} if found else {}
+        own = {"run": run.root.name} if run else {}
         if around is not None:
             own = {**around.dimensions, **({} if "run" in around.dimensions else own)}
-        path = found.path if found else around.path if around else ()
+        path = run.path if run else around.path if around else ()
         return Attribution({**own, **(dimensions or {}), **current()}, path)
 
     def whom(
@@ -214,17 +259,17 @@ class RunTree(ABC):
         parent = self._find(parent_id)
         if parent is None and _around.get() is None:
             dimensions = {"run": str(run_id), **(dimensions or {})}
-        return self.attribution(parent, dimensions)
+        return self._whom(parent, dimensions)
 
     def name(self, run_id: Hashable | None, name: str) -> None:
         """Call the outermost run around `run_id` so, in caps and reports; a resumed run keeps its name."""
         found = self._find(run_id)
-        if found is None or self._names.get(found.root_id) == name:
+        if found is None or found.root.name == name:
             return
-        self._names[found.root_id] = name
-        root = self._find(found.root_id)
-        if root is not None and root.drawing is not None:
-            root.drawing.belongs(self.attribution(root))
+        root = found.root
+        root.name = name
+        if root.drawing is not None:
+            root.drawing.belongs(self._whom(root, None))
 
     @contextmanager
     def around(self, attribution: Attribution, instance: Hashable = None) -> Iterator[None]:
@@ -250,7 +295,9 @@ class RunTree(ABC):
         return _instance.get(), path[:-1] if path and path[-1][0] == "tool" else path
 
     def _find(self, run_id: Hashable | None) -> Run | None:
-        return self._runs.get(run_id) or self._ended.get(run_id)
+        if run_id is None:
+            return None
+        return self._runs.get(run_id) or self._ended.get(run_id) or self._ended_before.get(run_id)
 
     def suspect(self, kind: str, tool: str, where: Attribution) -> None:
         """Show on an agent's span that something is wrong with it, as a `"loop"` of a tool (or of its model)."""
@@ -262,8 +309,8 @@ class RunTree(ABC):
     def _latest(self, where: Attribution) -> Run | None:
         """Return the latest run of an agent or tool that something is for, if nobody knows which it is."""
         name, path = where.dimensions.get("run"), where.path
-        for run in reversed(tuple(self._runs.values())):
-            mine = run.drawing is not None and self._names.get(run.root_id, str(run.root_id)) == name
+        for run_id, run in reversed(tuple(self._runs.items())):
+            mine = run.drawing is not None and run.root.name == name and run.run_id == run_id
             if mine and run.path == path[: len(run.path)]:
                 return run
         return None

@@ -39,6 +39,7 @@ _RECEIPT = re.compile(
     re.IGNORECASE,
 )
 _MOST_RECEIPT = 80
+_as_json = json.JSONEncoder(sort_keys=True, default=repr).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def spoken(reply: Mapping[str, object]) -> bytes:
         content = [part.get("text") if isinstance(part, dict) else part for part in content]
     if isinstance(calls, list):
         calls = [(call.get("name"), call.get("args")) if isinstance(call, dict) else call for call in calls]
-    return outcome([content, calls]).steady
+    text = _text([content, calls]) if calls else _text(content)
+    return _hashed(text if len(text) > _MOST_VOLATILE else _steady(text))
 
 
 def _steady(text: str) -> str:
@@ -99,6 +101,8 @@ def _steady(text: str) -> str:
         if word.isalpha():
             continue
         bare = word.strip(".:!?#")
+        if bare.isalpha():
+            continue
         if not bare.isdecimal():
             if _VOLATILE.fullmatch(bare):
                 words[i] = "~"
@@ -117,7 +121,7 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, sort_keys=True, default=repr)
+        return _as_json(value)
     except (TypeError, ValueError, RecursionError):  # keys that cannot be sorted, or a circle
         return repr(value)
 
