@@ -157,6 +157,21 @@ def test_a_stream_without_usage_counts_at_its_hold(provider, openai, make_maestr
     assert provider.bill_nanos <= ledger_total(maestro)
 
 
+def test_a_call_is_not_forgotten_while_thousands_of_steps_beside_it_end(provider, openai, make_maestro):
+    maestro, model, step = make_maestro(), openai(), RunnableLambda(abs)
+
+    def fn(prompt):
+        chunks = model.stream(prompt)
+        next(chunks)
+        step.batch([-1] * 4_100, config={"max_concurrency": 1})
+        list(chunks)
+
+    RunnableLambda(fn).invoke(PROMPT, config={"callbacks": [MaestroCallbackHandler(maestro)]})
+    assert_sound(maestro, provider)
+    (record,) = maestro.ledger.records()
+    assert record.estimated_nanos == 0
+
+
 # -- caps -------------------------------------------------------------------------------------------------------------
 
 

@@ -251,3 +251,16 @@ def test_a_routed_call_says_where_it_went_and_why(spans, provider, openai, make_
     failover, decision = served.events
     assert (failover.name, failover.attributes["maestro.reason"]) == ("maestro.failover", "server_error")
     assert (decision.name, decision.attributes["maestro.endpoint"]) == ("maestro.decision", "gpt-5-mini")
+
+
+def test_what_is_wrong_with_an_agent_stands_on_its_own_span(spans, make_maestro):
+    runs = make_maestro().runs
+    runs.enter("boss", None, kind="agent", name="boss")
+    runs.enter("tool", "boss", kind="tool", name="ask")
+    runs.enter("helper", "tool", kind="agent", name="helper")
+    runs.enter("step", "boss")  # the latest that began; nothing tells it from the boss
+    runs.suspect("loop", "search", runs.attribution("helper"))
+    for run_id in ("step", "helper", "tool", "boss"):
+        runs.leave(run_id)
+    found = {span.name: span.attributes.get("maestro.anomaly") for span in spans.get_finished_spans()}
+    assert found == {"invoke_agent helper": "loop", "execute_tool ask": None, "invoke_agent boss": None}
