@@ -1,7 +1,6 @@
 """Meters in a file: filled in steps while others write, by whoever is there; buckets of runs dropped and rebuilt."""
 
 import os
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -287,16 +286,6 @@ def test_dropping_keeps_up_with_runs_of_any_length(open_, clock, monkeypatch):
         spend(ledger, 1, run=f"new-{i}")
         clock.now += 1
     assert spent(ledger, RUN) == {(f"new-{i}",): 1 for i in range(10)}
-    assert ledger.check() == []
-
-
-def test_a_bucket_that_somebody_deleted_comes_back_with_what_the_first_call_of_its_run_holds(open_, path):
-    ledger = open_()
-    ledger.declare([RUN])
-    ledger.reserve(call(4))
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("DELETE FROM buckets")
-    assert isinstance(ledger.reserve(call(3, (RUN, 6))), Refused)
     assert ledger.check() == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from maestro_core.clock import to_micros
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from maestro_core.types import Hold, Meter, OpenHold, Record
 
-__all__ = ["Counters"]
+__all__ = ["Asked", "Counters", "Row"]
+
+# What finds a bucket in the file: the meter's id, the start of the window, the values.
+Row = tuple[int, int, str]
 
 _MOST_RECENT = 10_000
 _MINUTE_US = 60_000_000
@@ -28,6 +31,14 @@ _READ = (
 )
 
 
+class Asked(NamedTuple):
+    """A hold that was asked for then, and the buckets that it charges."""
+
+    hold: Hold
+    at_us: int
+    rows: list[Row]
+
+
 class Counters:
     """What one process knows of the file's meters, and how their buckets are read and changed.
 
@@ -36,32 +47,30 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        self._version = -1
+        self.version = -1
         self._counted: list[Counted] = []
         self._ids: dict[str, int] = {}
-        self._filling: frozenset[str] = frozenset()
+        self._known: frozenset[str] = frozenset()
         self._of_runs: dict[int, Meter] = {}
-        self._recent: dict[str, tuple[int, list[Place]]] = {}
+        self._recent: dict[str, Asked] = {}
         self._none_old_us = 0  # when no old run was found to drop; it takes a while for one to become old
 
-    def know(self, meters: Iterable[Meter]) -> bool:
-        """Return whether all these meters are known to be in the file, and filled; meters are never removed."""
-        return all(meter.id in self._ids and meter.id not in self._filling for meter in meters)
+    def know(self, names: Iterable[str]) -> bool:
+        """Return whether all meters of these names are in the file, and filled; meters are never removed."""
+        return self._known.issuperset(names)
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
-        """Read the meters again if the file's version is another than the one last seen."""
-        if version == self._version:
-            return
+        """Read the meters, since the file's version is another than the one last seen."""
         meters = read_meters(connection)
         self._ids = {counted.meter.id: meter_id for meter_id, counted in meters.items()}
         self._counted = list(meters.values())
-        self._filling = filling(connection)
+        self._known = frozenset(self._ids) - filling(connection)
         self._of_runs = {
             meter_id: counted.meter
             for meter_id, counted in meters.items()
             if "run" in counted.meter.per and not counted.meter.every
         }
-        self._version = version
+        self.version = version
         self._recent.clear()
 
     def declare(
@@ -80,43 +89,50 @@ class Counters:
             counted for counted in read_meters(connection).values() if counted.meter.id in wanted & waiting
         ]
 
-    def places(self, hold: Hold, at_us: int) -> list[Place]:
-        """Return every place that a call reserved now charges; remembered for its settling by the same process."""
+    def charge(self, hold: Hold, at_us: int) -> tuple[list[Place], list[Row]]:
+        """Return where a call reserved now is counted; remembered for its settling by the same process."""
         places = charged(self._counted, hold.attribution, hold.provider, hold.model, at_us)
+        rows = self._rows(places)
         if len(self._recent) >= _MOST_RECENT:
             self._recent.clear()
-        self._recent[hold.key] = (at_us, places)
-        return places
+        self._recent[hold.key] = Asked(hold, at_us, rows)
+        return places, rows
 
-    def places_of(self, hold: OpenHold) -> list[Place]:
-        """Return every place where an open or presumed hold is counted."""
-        at_us, places = self._recent.pop(hold.key, (-1, []))
-        if at_us == hold.at_us:  # else that attempt came to nothing, and a later one made the hold
-            return places
-        return charged(self._counted, hold.attribution, hold.provider, hold.model, hold.at_us)
+    def recall(self, key: str, at_us: int | None) -> Asked | None:
+        """Return, once, what this process asked for then; None if that is not remembered."""
+        found = self._recent.pop(key, None)
+        # That attempt may have come to nothing, and a later one made the hold.
+        return found if found and found.at_us == at_us else None
 
-    def places_at(self, record: Record) -> list[Place]:
-        """Return every place where a record's call is counted."""
+    def rows_of(self, hold: OpenHold) -> list[Row]:
+        """Return the buckets in which an open or presumed hold is counted."""
+        return self._rows(charged(self._counted, hold.attribution, hold.provider, hold.model, hold.at_us))
+
+    def correct(self, connection: sqlite3.Connection, record: Record, now_us: int) -> None:
+        """Add what a correction comes to where its call is counted."""
         at_us = to_micros(record.at)
-        return charged(self._counted, record.attribution, record.provider, record.model, at_us)
+        places = charged(self._counted, record.attribution, record.provider, record.model, at_us)
+        rows = self._rows(places)
+        self.read(connection, places, rows, now_us)  # so that a dropped bucket is there to add to
+        self.add(connection, rows, (record.cost_nanos, 0, 0))
 
     def read(
-        self, connection: sqlite3.Connection, places: Iterable[Place], now_us: int
-    ) -> list[tuple[int, int, int]]:
-        """Return the counter of each place; zeros where nothing was counted yet. A run's that was dropped comes back."""
+        self, connection: sqlite3.Connection, places: Iterable[Place], rows: Iterable[Row], now_us: int
+    ) -> list[tuple[Place, tuple[int, int, int]]]:
+        """Return each place with its counter; zeros where nothing was counted yet. A run's that was dropped comes back."""
         execute = connection.execute
         return [
-            execute(_READ, self._row(place)).fetchone() or self._returned(connection, place, now_us)
-            for place in places
+            (place, execute(_READ, row).fetchone() or self._returned(connection, place, row, now_us))
+            for place, row in zip(places, rows, strict=True)
         ]
 
-    def add(
-        self, connection: sqlite3.Connection, places: Iterable[Place], change: tuple[int, int, int]
-    ) -> None:
-        """Add to spent, held and presumed at every place."""
-        connection.executemany(ADD_TO_BUCKET, [(*self._row(place), *change) for place in places])
+    def add(self, connection: sqlite3.Connection, rows: Iterable[Row], change: tuple[int, int, int]) -> None:
+        """Add to spent, held and presumed in every bucket."""
+        connection.executemany(ADD_TO_BUCKET, [row + change for row in rows])
 
-    def _returned(self, connection: sqlite3.Connection, place: Place, now_us: int) -> tuple[int, int, int]:
+    def _returned(
+        self, connection: sqlite3.Connection, place: Place, row: Row, now_us: int
+    ) -> tuple[int, int, int]:
         run = run_of(place.meter, place.values)
         if run is None:
             return (0, 0, 0)
@@ -124,9 +140,9 @@ class Counters:
             self._none_old_us = 0 if drop_old(connection, self._of_runs, now_us, run) else now_us
         if not has_called(connection, run):
             return (0, 0, 0)
-        restore(connection, self._ids[place.key[0]], place.meter, run)
-        return connection.execute(_READ, self._row(place)).fetchone() or (0, 0, 0)
+        restore(connection, row[0], place.meter, run)
+        return connection.execute(_READ, row).fetchone() or (0, 0, 0)
 
-    def _row(self, place: Place) -> tuple[int, int, str]:
-        meter_id, values, start_us = place.key
-        return self._ids[meter_id], start_us, packed_values(values)
+    def _rows(self, places: Iterable[Place]) -> list[Row]:
+        ids = self._ids
+        return [(ids[name], start_us, packed_values(values)) for _, _, _, (name, values, start_us) in places]

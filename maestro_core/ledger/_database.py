@@ -54,6 +54,7 @@ class Transaction:
 
     def __init__(self, path: Path, begin: str, identity: tuple[int, int]) -> None:
         self._path = path
+        self._name = str(path)
         self._begin = begin
         self._identity = identity
         self._lock = threading.Lock()
@@ -65,7 +66,10 @@ class Transaction:
         self._lock.acquire()
         try:
             connection = self._connected()
-            self._start(connection)
+            try:
+                connection.execute(self._begin)
+            except sqlite3.OperationalError as error:
+                self._begin_later(connection, error)
         except sqlite3.Error as error:
             self._lock.release()
             raise unavailable(self._path, error) from error
@@ -131,8 +135,8 @@ class Transaction:
                 connection.execute("ROLLBACK")
             raise
 
-    def _start(self, connection: sqlite3.Connection) -> None:
-        """Begin, as soon as no other process is inside a transaction.
+    def _begin_later(self, connection: sqlite3.Connection, error: sqlite3.OperationalError) -> None:
+        """Begin as soon as the other process that is inside a transaction has left it.
 
         SQLite's own busy handler sleeps up to a tenth of a second at a time, and whoever sleeps long finds the file
         locked again: with four busy processes one of them waited for up to two seconds. Short naps share fairly.
@@ -140,21 +144,22 @@ class Transaction:
         deadline = time.monotonic() + _PATIENCE_S
         tries = 0
         while True:
-            try:
-                connection.execute(self._begin)
-            except sqlite3.OperationalError as error:
-                if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
-                    raise
-            else:
-                return
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise error
             tries += 1
             # Somebody who is stopped in the middle of a transaction is not worth a busy processor.
             time.sleep(random.uniform(*(_NAP_S if tries < _SHORT_NAPS else _LONG_NAP_S)))  # noqa: S311 - guards nothing
+            try:
+                connection.execute(self._begin)
+            except sqlite3.OperationalError as again:
+                error = again
+            else:
+                return
 
     def _connected(self) -> sqlite3.Connection:
         if self._closed:
             raise _closed(self._path)
-        if _identity(self._path) != self._identity:
+        if _identity(self._name) != self._identity:
             raise moved(self._path)
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
@@ -322,7 +327,7 @@ def _close(*transactions: Transaction) -> None:
 _inherited: list[sqlite3.Connection] = []
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path | str) -> tuple[int, int]:
     """Return which file that is now, whatever its name; (0, 0) if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - every call asks; it is half as long as Path.stat

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 from maestro_core.clock import from_micros, to_micros
-from maestro_core.types import Attribution, Hold, Meter, OpenHold, Record
+from maestro_core.types import Attribution, Meter, OpenHold, Record
 
 from ._records import numbers
 from ._rules import Counted
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
 
     from maestro_core.types import Step
 
@@ -23,6 +23,7 @@ __all__ = [
     "ADD_TO_HOUR",
     "HOLD_COLUMNS",
     "INSERT_BUCKET",
+    "INSERT_HOLD",
     "NOT_ROLLED_UP",
     "RECORD_COLUMNS",
     "AttributionIds",
@@ -30,7 +31,6 @@ __all__ = [
     "attribution_of",
     "filling",
     "hold_of",
-    "insert_hold",
     "insert_meter",
     "insert_record",
     "packed",
@@ -44,7 +44,7 @@ __all__ = [
 _HOUR_US = 3_600_000_000
 
 # One value of these covers a handful of calls, so sums per hour would be as long as the journal.
-NOT_ROLLED_UP = ("run", "conversation", "provider", "model")
+NOT_ROLLED_UP = frozenset(["run", "conversation", "provider", "model"])
 
 HOLD_COLUMNS = "key, amount_nanos, reserved_at_us, provider, model, dimensions, path, run, owner, state"
 RECORD_COLUMNS = (
@@ -52,6 +52,7 @@ RECORD_COLUMNS = (
     " estimated_nanos, sheet_nanos, calls, usage, price_id, price_book, unpriced, overrun, detail"
 )
 
+INSERT_HOLD = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'held')"
 INSERT_BUCKET = "INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?)"
 ADD_TO_BUCKET = (
     f"{INSERT_BUCKET} ON CONFLICT (meter_id, window_start_us, value) DO UPDATE SET"
@@ -78,15 +79,15 @@ class AttributionIds:
     _MOST = 10_000
 
     def __init__(self) -> None:
-        self._known: dict[tuple[frozenset[tuple[str, str]], tuple[Step, ...]], int] = {}
+        self._known: dict[tuple[tuple[tuple[str, str], ...], tuple[Step, ...]], int] = {}
 
     def find(self, connection: sqlite3.Connection, attribution: Attribution) -> int:
         """Return the id of an attribution without its run, inside a writing transaction."""
-        dimensions = {k: v for k, v in attribution.dimensions.items() if k != "run"}
-        key = (frozenset(dimensions.items()), attribution.path)
+        key = (tuple([pair for pair in attribution.dimensions.items() if pair[0] != "run"]), attribution.path)
         known = self._known.get(key)
         if known is not None:
             return known
+        dimensions = dict(key[0])
         columns = (packed(dimensions), packed(attribution.path))
         row = connection.execute(
             "SELECT attribution_id FROM attributions WHERE dimensions = ? AND path = ?", columns
@@ -154,21 +155,14 @@ def insert_meter(connection: sqlite3.Connection, counted: Counted) -> int:
 @lru_cache(maxsize=16_384)
 def packed_values(values: tuple[str, ...]) -> str:
     """Return a bucket's values as the row's JSON array."""
-    return packed(values)
+    return (
+        f"[{','.join([encode_basestring(value) for value in values])}]"  # as `packed`, in a third of the time
+    )
 
 
 def unpacked_values(text: str) -> tuple[str, ...]:
     """Return a bucket's values from the row's JSON array."""
     return tuple(json.loads(text))
-
-
-def insert_hold(
-    connection: sqlite3.Connection, hold: Hold, at_us: int, attribution_id: int, owner: str
-) -> None:
-    """Write an open hold."""
-    run = hold.attribution.dimensions.get("run")
-    row = (hold.key, hold.amount_nanos, at_us, hold.provider, hold.model, attribution_id, run, owner)
-    connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'held')", row)
 
 
 def hold_of(row: tuple[Any, ...]) -> OpenHold:
@@ -220,7 +214,8 @@ def insert_record(connection: sqlite3.Connection, record: Record, attribution_id
             record.seq, record.kind, record.key, at_us, to_micros(record.written_at), record.provider, record.model,
             attribution_id, record.run, cost, record.held_nanos, estimated, record.sheet_nanos, calls, input_tokens,
             output_tokens, unpriced_calls, packed(record.usage), record.price_id, record.price_book,
-            packed(record.unpriced), record.overrun, packed(record.detail),
+            packed(record.unpriced) if record.unpriced else "[]", record.overrun,
+            packed(record.detail) if record.detail else "{}",
         ),
     )  # fmt: skip
     if any(added):
@@ -234,10 +229,8 @@ def insert_record(connection: sqlite3.Connection, record: Record, attribution_id
         )
 
 
-def rollup_values(attribution: Attribution) -> Iterator[tuple[str, str]]:
-    """Yield the (dimension, value) pairs that the hourly sums count a call under; `""` is the total."""
-    yield "", ""
-    path = [kind for kind, _ in attribution.path]
-    for dimension in dict.fromkeys([*attribution.dimensions, *path]):
-        if dimension not in NOT_ROLLED_UP:
-            yield dimension, attribution.value(dimension)
+def rollup_values(attribution: Attribution) -> list[tuple[str, str]]:
+    """Return the (dimension, value) pairs that the hourly sums count a call under; `""` is the total."""
+    values = {"": "", **attribution.dimensions}
+    values.update(attribution.path)  # outermost first, so that the innermost agent and tool stand
+    return [pair for pair in values.items() if pair[0] not in NOT_ROLLED_UP]

@@ -47,10 +47,12 @@ def totals_of_run(
 
 
 def has_called(connection: sqlite3.Connection, run: str) -> bool:
-    """Return whether the file knows anything of a run: nearly always one that has no bucket begins just now."""
+    """Return whether anything of a run was written down: nearly always, one that lacks a bucket begins just now.
+
+    The buckets of a run with open holds are never dropped, so nobody has to look through those.
+    """
     found = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM journal WHERE run = ?1) OR EXISTS (SELECT 1 FROM carried WHERE run = ?1)"
-        " OR EXISTS (SELECT 1 FROM holds WHERE run = ?1)",
+        "SELECT EXISTS (SELECT 1 FROM journal WHERE run = ?1) OR EXISTS (SELECT 1 FROM carried WHERE run = ?1)",
         (run,),
     ).fetchone()
     return bool(found[0])

@@ -6,7 +6,7 @@ import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock
@@ -14,25 +14,26 @@ from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
 
 from . import _records, _reports, _tickets
-from ._counters import Counters
+from ._counters import Counters, Row
 from ._database import Database
 from ._filling import fill
 from ._limits import withdraw
 from ._notes import keep_note, read_notes
 from ._owners import Owners
 from ._queries import (
+    ASK_BEFORE_CLOSING,
+    ASK_BEFORE_HOLDING,
     find_closing,
     find_hold,
     find_note,
     find_rows,
-    is_closed,
     open_holds,
     read_page,
     span,
     stale_keys,
 )
-from ._rows import AttributionIds, insert_hold, insert_record, read_meters, unpacked_values
-from ._rules import Place, admit, fitted
+from ._rows import INSERT_HOLD, AttributionIds, insert_record, read_meters, unpacked_values
+from ._rules import Place, admit
 from ._totals import Totals
 from ._upkeep import Moment, Upkeep
 
@@ -43,6 +44,16 @@ if TYPE_CHECKING:
 __all__ = ["SQLiteLedger"]
 
 _PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
+
+
+class _Opened(NamedTuple):
+    """An open or presumed hold that is about to be closed: its buckets, and what its row in the journal needs."""
+
+    hold: OpenHold
+    attribution_id: int
+    rows: list[Row]
+    now_us: int
+    seq: int
 
 
 class SQLiteLedger(Upkeep):
@@ -78,7 +89,7 @@ class SQLiteLedger(Upkeep):
 
     def declare(self, meters: Sequence[Meter]) -> None:
         """Count for these meters from now on; a new one starts with this window's records and open holds."""
-        if self._counters.know(meters):
+        if self._counters.know([meter.id for meter in meters]):
             return
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
@@ -92,25 +103,28 @@ class SQLiteLedger(Upkeep):
         Raises:
             ReservationClosed: If the key was settled or released before.
         """
-        self.declare([meter for meter, _ in hold.limits])
+        if not self._counters.know([meter.id for meter, _ in hold.limits]):
+            self.declare([meter for meter, _ in hold.limits])
+        key = hold.key
         with self._database.writing as connection:
-            now_us = self._begin(connection).now_us
-            opened = find_hold(connection, hold.key)
-            if opened:
-                return Held(opened.key, opened.amount_nanos, opened.at_us)
-            if is_closed(connection, hold.key):
+            asked = connection.execute(ASK_BEFORE_HOLDING, (key,)).fetchone()
+            clock_us, version, is_held, is_closed, any_waits = asked
+            now_us = self._enter(connection, clock_us, version)
+            if is_held and (opened := find_hold(connection, key)):
+                return Held(key, opened.amount_nanos, opened.at_us)
+            if is_closed:
                 raise ReservationClosed(
-                    f"reservation {hold.key} is closed; a new attempt of a call needs a new key"
+                    f"reservation {key} is closed; a new attempt of a call needs a new key"
                 )
-            places = self._counters.places(hold, now_us)
-            counters = self._counters.read(connection, places, now_us)
-            amount = self._admit(connection, hold, list(zip(places, counters, strict=True)), now_us)
+            places, rows = self._counters.charge(hold, now_us)
+            counted = self._counters.read(connection, places, rows, now_us)
+            standing = _tickets.read(connection) if any_waits else {}
+            amount = self._admit(connection, hold, counted, now_us, standing)
             if isinstance(amount, Refused):
                 return amount
-            hold = fitted(hold, amount)
-            self._hold(connection, hold, now_us)
-            self._counters.add(connection, places, (0, amount, 0))
-        return Held(hold.key, amount, now_us)
+            self._hold(connection, hold, amount, now_us)
+            self._counters.add(connection, rows, (0, amount, 0))
+        return Held(key, amount, now_us)
 
     def settle(self, key: str, settlement: Settlement) -> Record:
         """Replace the hold by the true cost and journal it; also after the hold was presumed (a correction).
@@ -120,12 +134,10 @@ class SQLiteLedger(Upkeep):
                 that this one was forked from.
         """
         with self._database.writing as connection:
-            now_us, seq = self._begin(connection)
-            opened = find_hold(connection, key)
+            opened = self._open_hold(connection, key)
             if opened is None:
                 return _records.repeated_settle(key, find_closing(connection, key), settlement)
-            self._check_owner(opened)
-            record = _records.settled(opened, settlement, seq=seq, now_us=now_us)
+            record = _records.settled(opened.hold, settlement, seq=opened.seq, now_us=opened.now_us)
             self._close_hold(connection, opened, record, settlement.cost_nanos)
             return record
 
@@ -141,9 +153,7 @@ class SQLiteLedger(Upkeep):
             now_us, seq = self._begin(connection)
             record = _records.corrected(key, find_rows(connection, key), truth, seq=seq, now_us=now_us)
             if record.seq == seq:
-                places = self._counters.places_at(record)
-                self._counters.read(connection, places, now_us)  # so that a dropped bucket is there to add to
-                self._counters.add(connection, places, (record.cost_nanos, 0, 0))
+                self._counters.correct(connection, record, now_us)
                 insert_record(connection, record, self._attributions.find(connection, record.attribution))
             return record
 
@@ -154,12 +164,10 @@ class SQLiteLedger(Upkeep):
             ReservationClosed: If the key is unknown or was settled.
         """
         with self._database.writing as connection:
-            now_us, seq = self._begin(connection)
-            opened = find_hold(connection, key)
+            opened = self._open_hold(connection, key)
             if opened is None:
                 return _records.repeated_release(key, find_closing(connection, key))
-            self._check_owner(opened)
-            record = _records.released(opened, reason, seq=seq, now_us=now_us)
+            record = _records.released(opened.hold, reason, seq=opened.seq, now_us=opened.now_us)
             self._close_hold(connection, opened, record, 0)
             return record
 
@@ -280,8 +288,13 @@ class SQLiteLedger(Upkeep):
         clock_us, version, last = connection.execute(
             "SELECT clock_us, meters_version, (SELECT max(seq) FROM journal) FROM store"
         ).fetchone()
-        self._counters.refresh(connection, version)
-        return Moment(self._latest_us(clock_us), (last or 0) + 1)
+        return Moment(self._enter(connection, clock_us, version), (last or 0) + 1)
+
+    def _enter(self, connection: sqlite3.Connection, clock_us: int, meters_version: int) -> int:
+        """Begin with what the file says in a writing transaction; return the store's time."""
+        if meters_version != self._counters.version:
+            self._counters.refresh(connection, meters_version)
+        return self._latest_us(clock_us)
 
     def _latest_us(self, stored_us: int) -> int:
         if stored_us < self._stored_us:  # only a person sets it back: `correct_clock`
@@ -303,47 +316,73 @@ class SQLiteLedger(Upkeep):
                 if hold is None or hold.state != "held":
                     continue
                 record = _records.presumed(hold, seq=seq + len(records), now_us=now_us)
-                amount, places = hold.amount_nanos, self._counters.places_of(hold)
-                self._counters.add(connection, places, (0, -amount, amount))
+                amount = hold.amount_nanos
+                self._counters.add(connection, self._counters.rows_of(hold), (0, -amount, amount))
                 connection.execute("UPDATE holds SET state = 'presumed' WHERE key = ?", (key,))
                 insert_record(connection, record, self._attributions.find(connection, hold.attribution))
                 records.append(record)
         return records
 
-    def _check_owner(self, hold: OpenHold) -> None:
-        if hold.state == "held" and self._owners.inherited(hold.owner):
-            raise _records.inherited(hold)
+    def _open_hold(self, connection: sqlite3.Connection, key: str) -> _Opened | None:
+        """Return the hold that is to be closed, or None if there is none.
 
-    def _hold(self, connection: sqlite3.Connection, hold: Hold, now_us: int) -> None:
-        connection.execute("UPDATE store SET clock_us = ?", (now_us,))
-        attribution_id = self._attributions.find(connection, hold.attribution)
-        insert_hold(connection, hold, now_us, attribution_id, self._owners.name())
+        Raises:
+            ReservationClosed: If it belongs to a process that this one was forked from.
+        """
+        asked = connection.execute(ASK_BEFORE_CLOSING, (key,)).fetchone()
+        clock_us, version, last, attribution_id, at_us, amount, owner, state = asked
+        now_us = self._enter(connection, clock_us, version)
+        asked_for = self._counters.recall(key, at_us)
+        if asked_for:
+            its, rows = asked_for.hold, asked_for.rows
+            hold = OpenHold(key, amount, at_us, its.provider, its.model, its.attribution, owner, state)
+        elif (found := find_hold(connection, key)) is not None:
+            hold, rows = found, self._counters.rows_of(found)
+        else:
+            return None
+        if state == "held" and self._owners.inherited(owner):
+            raise _records.inherited(hold)
+        return _Opened(hold, attribution_id, rows, now_us, (last or 0) + 1)
+
+    def _hold(self, connection: sqlite3.Connection, hold: Hold, amount_nanos: int, now_us: int) -> None:
+        connection.execute("UPDATE store SET clock_us = ? WHERE id = 1", (now_us,))
+        attribution = hold.attribution
+        attribution_id, run = (
+            self._attributions.find(connection, attribution),
+            attribution.dimensions.get("run"),
+        )
+        whose = (attribution_id, run, self._owners.name())
+        connection.execute(INSERT_HOLD, (hold.key, amount_nanos, now_us, hold.provider, hold.model, *whose))
 
     def _admit(
         self,
         connection: sqlite3.Connection,
         hold: Hold,
-        places: list[tuple[Place, tuple[int, int, int]]],
+        places: Sequence[tuple[Place, tuple[int, int, int]]],
         now_us: int,
+        standing: Mapping[str, _tickets.Standing],
     ) -> int | Refused:
         """Return how much to hold, or who refuses it, with a regard to other processes; and keep the caller's ticket."""
-        standing, tick_us = _tickets.read(connection), self._since_boot_us()
-        amount = admit(hold, places, now_us, _tickets.promised(standing, hold, tick_us))
+        tick_us = self._since_boot_us()
+        aside = _tickets.promised(standing, hold, tick_us) if standing else {}
+        amount = admit(hold, places, now_us, aside)
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if self._company.expected(version, tick_us) and not isinstance(amount, Refused):
             amount = _tickets.too_soon(standing, hold, places, now_us, tick_us) or amount
-        ticket = _tickets.renewed(standing, hold, amount, tick_us)
-        _tickets.write(connection, standing, hold.key, ticket, tick_us)
+        if standing or isinstance(amount, Refused):
+            ticket = _tickets.renewed(standing, hold, amount, tick_us)
+            _tickets.write(connection, standing, hold.key, ticket, tick_us)
         return amount
 
     def _close_hold(
-        self, connection: sqlite3.Connection, opened: OpenHold, record: Record, cost_nanos: int
+        self, connection: sqlite3.Connection, opened: _Opened, record: Record, cost_nanos: int
     ) -> None:
-        freed = -opened.amount_nanos
-        change = (cost_nanos, freed, 0) if opened.state == "held" else (cost_nanos, 0, freed)
-        self._counters.add(connection, self._counters.places_of(opened), change)
-        connection.execute("DELETE FROM holds WHERE key = ?", (opened.key,))
-        insert_record(connection, record, self._attributions.find(connection, opened.attribution))
+        hold = opened.hold
+        freed = -hold.amount_nanos
+        change = (cost_nanos, freed, 0) if hold.state == "held" else (cost_nanos, 0, freed)
+        self._counters.add(connection, opened.rows, change)
+        connection.execute("DELETE FROM holds WHERE key = ?", (hold.key,))
+        insert_record(connection, record, opened.attribution_id)
 
 
 def _close(database: Database, owners: Owners, announced: list[str]) -> None:
