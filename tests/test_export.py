@@ -12,6 +12,7 @@ from receiver import GrpcReceiver, HttpReceiver, value
 
 from maestro_core import Cap, CapExceeded, attribution
 from maestro_core.telemetry import export
+from maestro_core.types import Attribution
 from maestro_langchain import MaestroCallbackHandler
 
 
@@ -49,6 +50,17 @@ def test_spans_and_metrics_arrive(ask, provider, make_maestro, monkeypatch, prot
     points = receiver.metrics["maestro.cost.usd"].sum.data_points
     assert round(sum(point.as_double for point in points) * 1e9) == provider.bill_nanos
     assert receiver.metrics["gen_ai.client.operation.duration"].histogram.data_points[0].count == 2
+
+
+def test_nothing_is_drawn_once_it_is_closed(make_maestro, monkeypatch):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        telemetry = make_maestro().telemetry
+        before = telemetry.start("execute_tool", "search", Attribution(), parent=None)
+        before.end()
+        telemetry.close()
+        assert telemetry.start("execute_tool", "search", Attribution(), parent=None) is None
+    assert [span.name for span in receiver.spans] == ["execute_tool search"]
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

@@ -12,11 +12,13 @@ from opentelemetry import trace
 from opentelemetry._logs import _internal as logs_internal
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
 from maestro_core import Cap, CapExceeded, attribution
+from maestro_core.telemetry import guard
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware, RoutedChatModel
 
@@ -168,6 +170,58 @@ def test_a_broken_logger_provider_ends_every_span(spans, openai, make_maestro, m
     assert model.invoke("hello").content == "fine"
     (span,) = spans.get_finished_spans()
     assert span.attributes["gen_ai.usage.cost"] > 0
+
+
+def test_a_call_that_is_sampled_out_still_tells_its_events(logs, openai, make_maestro, monkeypatch):
+    exporter = InMemorySpanExporter()
+    tracers = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
+    with attribution(team="growth"):
+        RoutedChatModel(endpoints=[openai()], maestro=make_maestro()).invoke("hello")
+    told = {each.log_record.event_name: each.log_record for each in logs.get_finished_logs()}
+    decision = told["maestro.decision"]
+    assert decision.attributes["maestro.team"] == "growth"
+    assert not exporter.get_finished_spans()
+
+
+class BrokenSampler(Sampler):
+    def should_sample(self, *args, **kwargs):
+        raise RuntimeError("no samples today")
+
+    def get_description(self):
+        return "broken"
+
+
+class BrokenProcessor(SpanProcessor):
+    def on_end(self, span):
+        raise RuntimeError("no spans today")
+
+
+@pytest.mark.parametrize("part", ["sampler", "processor"])
+def test_a_broken_tracer_provider_stops_nothing(provider, openai, make_maestro, monkeypatch, caplog, part):
+    tracers = TracerProvider(sampler=BrokenSampler() if part == "sampler" else None, shutdown_on_exit=False)
+    if part == "processor":
+        tracers.add_span_processor(BrokenProcessor())
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
+    monkeypatch.setattr(guard, "_told", set())
+    maestro = make_maestro()
+    model = openai()
+    for _ in range(2):
+        assert model.invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]}).content
+    assert maestro.report(since="all").total == provider.bill > 0
+    assert caplog.text.count("telemetry failed") == 1  # it is not told with every call
+
+
+def test_a_provider_that_comes_later_gets_the_spans_that_follow(openai, make_maestro, monkeypatch):
+    handler = MaestroCallbackHandler(make_maestro())
+    openai().invoke("hello", config={"callbacks": [handler]})
+    exporter = InMemorySpanExporter()
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
+    openai().invoke("hello", config={"callbacks": [handler]})
+    assert [span.name for span in exporter.get_finished_spans()] == ["chat gpt-5-mini"]
 
 
 def test_a_request_that_was_not_billed_has_no_cost(spans, provider, openai, make_maestro):

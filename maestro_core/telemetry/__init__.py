@@ -11,7 +11,7 @@ from maestro_core.forks import fork_safe_lock
 
 from . import content, export, names
 from .events import Events
-from .guard import harmless
+from .guard import failed
 from .metrics import Metrics
 from .names import Operation
 from .spans import Drawing, draw, start_attributes
@@ -42,10 +42,9 @@ class Telemetry:
         self._lock = fork_safe_lock(outer=True)
         self._delivery = export.Delivery()
         self._own_tracers: TracerProvider | None = None
-        self._own_tracer: Tracer | None = None
         self._own_meters: MeterProvider | None = None
         self._own_logs: LoggerProvider | None = None
-        self._latest: tuple[object, Tracer] | None = None  # making a tracer costs as much as a span
+        self._latest: tuple[object, Tracer | None] | None = None  # making a tracer costs as much as a span
         self._wants_spans, self._wants_metrics = export.wanted("traces"), export.wanted("metrics")
         self._wants_logs = export.wanted("logs")
         self._closed = False
@@ -53,7 +52,6 @@ class Telemetry:
         self.metrics = Metrics(self._meters)
         self.events = Events(self._logs)
 
-    @harmless
     def start(
         self,
         operation: Operation,
@@ -76,18 +74,22 @@ class Telemetry:
         """
         if self._mode == "off" or (self._mode == "annotate" and found is None):
             return None
-        if found is not None and self._mode != "own":
-            facts = start_attributes(operation, name, attribution, call)
-            return Drawing(None, found, facts, self._costs, self.events)
-        tracer = self._tracer()
-        if tracer is None:
+        try:
+            if found is not None and self._mode != "own":
+                facts = start_attributes(operation, name, attribution, call)
+                return Drawing(None, found, facts, self._costs, self.events)
+            tracer = self._tracer()
+            if tracer is None:
+                return None
+            attributes = start_attributes(operation, name, attribution, call)
+            captures = self._captures and operation == "chat" and call is not None
+            if captures and call is not None:
+                attributes[names.INPUT_MESSAGES] = content.asked(call)
+            span = draw(tracer, operation, name, attributes, parent)
+            return Drawing(span, None, attributes, self._costs, self.events, captures=captures)
+        except Exception:  # noqa: BLE001 - as in `harmless`
+            failed("Telemetry.start")
             return None
-        attributes = start_attributes(operation, name, attribution, call)
-        captures = self._captures and operation == "chat" and call is not None
-        if captures and call is not None:
-            attributes[names.INPUT_MESSAGES] = content.asked(call)
-        span = draw(tracer, operation, name, attributes, parent)
-        return Drawing(span, None, attributes, self._costs, self.events, captures=captures)
 
     def missed(self) -> None:
         """Another instrumentation's span was not found, or had ended; say so once."""
@@ -101,7 +103,7 @@ class Telemetry:
     def close(self) -> None:
         """Deliver what is queued, in at most two seconds; the user's own providers are left alone."""
         with self._lock:
-            self._closed = True
+            self._closed, self._latest = True, None
             made = (self._own_tracers, self._own_meters, self._own_logs)
             own = [one for one in made if one is not None]
             self._own_tracers = self._own_meters = self._own_logs = None
@@ -117,19 +119,25 @@ class Telemetry:
 
     def _tracer(self) -> Tracer | None:
         provider = trace.get_tracer_provider()
-        if not isinstance(provider, trace.ProxyTracerProvider):
-            if self._latest is None or self._latest[0] is not provider:
-                self._latest = provider, provider.get_tracer("maestro")
-            return self._latest[1]
-        if not self._wants_spans:
-            return None
+        latest = self._latest
+        if latest is not None and latest[0] is provider:
+            return latest[1]
+        if isinstance(provider, trace.ProxyTracerProvider):  # nobody has set one
+            return self._own_tracer(provider)
+        tracer = provider.get_tracer("maestro")
+        self._latest = provider, tracer
+        return tracer
+
+    def _own_tracer(self, unset: object) -> Tracer | None:
+        """Return a tracer of ours, if the environment asks for it, and keep the answer for as long as none is set."""
         with self._lock:
-            if self._closed:
-                return None
-            if self._own_tracers is None:
-                self._own_tracers = export.trace_provider(self._delivery)
-                self._own_tracer = self._own_tracers.get_tracer("maestro")
-            return self._own_tracer
+            tracer = None
+            if self._wants_spans and not self._closed:
+                if self._own_tracers is None:
+                    self._own_tracers = export.trace_provider(self._delivery)
+                tracer = self._own_tracers.get_tracer("maestro")
+            self._latest = unset, tracer
+            return tracer
 
     def _meters(self) -> MeterProvider | None:
         if not self._wants_metrics:

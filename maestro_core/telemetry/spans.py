@@ -8,11 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.context import get_current
 
 from maestro_core.money import NANOS_PER_USD, to_usd
 
 from . import content, names
-from .guard import harmless
+from .guard import failed, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +109,6 @@ class Drawing:
             span.set_attribute(names.ANOMALY, kind)
             self._tell(span, names.ANOMALY_EVENT, facts)
 
-    @harmless
     def end(
         self,
         record: Record | None = None,
@@ -117,25 +117,29 @@ class Drawing:
         run_cost_nanos: int = 0,
     ) -> bool:
         """End it with what the ledger says it cost, or with the error that ended it; return whether anybody saw."""
-        facts: dict[str, AttributeValue] = {}
-        if self.first_chunk_s is not None:
-            facts = {names.REQUEST_STREAM: True, names.RESPONSE_FIRST_CHUNK: self.first_chunk_s}
-        if run_cost_nanos:
-            facts[names.RUN_COST] = run_cost_nanos / NANOS_PER_USD
-        if self._own is None:
-            return self._annotate(facts, record)
-        if record is not None:
-            facts |= cost_attributes(record, self._costs)
-        if facts:
-            self._own.set_attributes(facts)
-        if record is not None:
-            self._add_events(self._own, record)
-        if error is not None:
-            name = type(error).__qualname__
-            self._own.set_attribute(names.ERROR_TYPE, name)
-            # The message may quote a prompt; the type says enough.
-            self._own.set_status(trace.StatusCode.ERROR, name)
-        self._own.end()
+        own = self._own
+        try:
+            facts: dict[str, AttributeValue] = {}
+            if type(own) is not trace.NonRecordingSpan:  # sampled out: nobody would see what stands on it
+                if own is not None and record is not None:
+                    facts = cost_attributes(record, self._costs)
+                if self.first_chunk_s is not None:
+                    facts |= {names.REQUEST_STREAM: True, names.RESPONSE_FIRST_CHUNK: self.first_chunk_s}
+                if run_cost_nanos:
+                    facts[names.RUN_COST] = run_cost_nanos / NANOS_PER_USD
+            if own is None:
+                return self._annotate(facts, record)
+            if error is not None:
+                facts[names.ERROR_TYPE] = type(error).__qualname__
+                # The message may quote a prompt; the type says enough.
+                own.set_status(trace.StatusCode.ERROR, type(error).__qualname__)
+            if facts:
+                own.set_attributes(facts)
+            if record is not None:
+                self._add_events(own, record)
+            own.end()
+        except Exception:  # noqa: BLE001 - as in `harmless`
+            failed("Drawing.end")
         return True
 
     def _annotate(self, facts: dict[str, AttributeValue], record: Record | None) -> bool:
@@ -186,7 +190,8 @@ def draw(
     """
     return tracer.start_span(
         f"{operation} {name}",
-        context=trace.set_span_in_context(parent) if parent else None,
+        # Named in either case: an SDK would look for the current one three times.
+        context=trace.set_span_in_context(parent) if parent else get_current(),
         kind=_KINDS.get(operation, trace.SpanKind.INTERNAL),
         attributes=attributes,
     )
