@@ -67,6 +67,7 @@ class Facts:
         max_output_tokens: The output limit that the model itself sets.
         least_output_tokens: As in `Call`.
         n: How many completions one call asks for.
+        attempts: How often its client may send one request, with retries of its own that could not be switched off.
         tier: The service tier that it asks for.
         fits: Whether its output limit can be set for a call.
         retries: How often its client would have sent a failed request again.
@@ -85,6 +86,7 @@ class Facts:
     max_output_tokens: int | None = None
     least_output_tokens: int = 1
     n: int = 1
+    attempts: int = 1
     tier: str | None = None
     fits: bool = False
     retries: int = 0

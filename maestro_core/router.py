@@ -80,6 +80,7 @@ class Ask:
             max_output_tokens=self.limit(facts),
             least_output_tokens=facts.least_output_tokens,
             n=facts.n,
+            attempts=facts.attempts,
             tier=facts.tier,
             attribution=self.attribution,
             name=facts.label,

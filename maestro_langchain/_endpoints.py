@@ -13,7 +13,15 @@ from langchain_core.runnables import RunnableBinding
 from maestro_core.endpoints import Facts, named
 
 from ._convert import ROUTED, base_url
-from ._models import carried, least_output, limit_settings, model_key, own_limit, without_sdk_retries
+from ._models import (
+    attempts_below,
+    carried,
+    least_output,
+    limit_settings,
+    model_key,
+    own_limit,
+    without_sdk_retries,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -138,6 +146,7 @@ def _served(
         max_output_tokens=own_limit(model, bound),
         least_output_tokens=least_output(model, provider),
         n=int(getattr(model, "n", None) or 1),
+        attempts=attempts_below(model),
         tier=getattr(model, "service_tier", None),
         fits=limit_settings(model, 1) is not None,
         retries=retries,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SLACK",
+    "attempts_below",
     "carried",
     "least_output",
     "limit_settings",
@@ -79,11 +80,18 @@ def without_sdk_retries(model: BaseChatModel) -> tuple[BaseChatModel, int]:
     is: it may be changed between two calls, so the copy is made anew for each. It shares the client, which keeps its own
     number of retries, so that is replaced too; the names are the integrations' private ones, and a test holds them.
     """
-    retries = retries_of(model_key(model)[0], {"max_retries": getattr(model, "max_retries", None)}, {})
+    retries = _retries(model) if hasattr(model, "max_retries") else 0
     silent = getattr(model, "stream_usage", True) is None
-    if not silent and (retries == 0 or not hasattr(model, "max_retries")):
-        return model, 0
-    return _copy_without_retries(model), retries
+    return (_copy_without_retries(model) if silent or retries else model), retries
+
+
+def attempts_below(model: BaseChatModel) -> int:
+    """Return how often a request may be sent by a client whose own retries cannot be switched off; else 1."""
+    return 1 if hasattr(model, "max_retries") else 1 + _retries(model)
+
+
+def _retries(model: BaseChatModel) -> int:
+    return retries_of(model_key(model)[0], {"max_retries": getattr(model, "max_retries", None)}, {})
 
 
 def _copy_without_retries(model: Any) -> Any:
@@ -125,6 +133,7 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
             None,
         ),
         n=int(getattr(model, "n", None) or 1),
+        attempts=attempts_below(model),
         tier=getattr(model, "service_tier", None),
         attribution=Attribution(own),
         base_url=base_url(provider, model.__dict__),

@@ -16,16 +16,17 @@ from langchain.agents.middleware import (
     ModelRetryMiddleware,
     ToolRetryMiddleware,
 )
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from sound import assert_sound, usd
 
-from maestro_core import Cap, CapExceeded, attribution
+from maestro_core import Cap, CapExceeded, Endpoint, attribution
 from maestro_core.errors import LedgerUnavailable
 from maestro_core.testing import Reply
-from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware
+from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware, RoutedChatModel
 
 BURST = 64
 PROMPT = "How do batteries age? " * 200
@@ -155,6 +156,42 @@ def test_what_is_held_for_a_call_that_nobody_sends_is_released(inner, provider, 
     assert provider.requests == []
     (record,) = maestro.ledger.records()
     assert (record.kind, record.detail["reason"]) == ("released", "not sent")
+    assert_sound(maestro, provider)
+
+
+class Gateway(BaseChatModel):
+    """A company's own model class: what it sends, and how often, is inside it."""
+
+    inner: BaseChatModel
+    max_tokens: int = 100
+
+    @property
+    def _llm_type(self):
+        return "gateway"
+
+    def _get_ls_params(self, stop=None, **kwargs):
+        return self.inner._get_ls_params(stop, **kwargs)
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        return self.inner._generate(messages, stop, run_manager, **kwargs)
+
+
+def governed_by_middleware(model, maestro):
+    return create_agent(model, [], middleware=[MaestroMiddleware(maestro)])
+
+
+def governed_by_routing(model, maestro):
+    return create_agent(RoutedChatModel(endpoints=[Endpoint(model)], maestro=maestro), [])
+
+
+@pytest.mark.parametrize("governed", [governed_by_middleware, governed_by_routing])
+def test_retries_that_cannot_be_switched_off_are_held_for(governed, provider, openai, make_maestro):
+    """Once: a hold for one attempt would not cover what the handler sees, and be released for a second, larger one."""
+    maestro = make_maestro(caps=[Cap("1")])
+    governed(Gateway(inner=openai(max_retries=2)), maestro).invoke(ASK)
+    (record,) = maestro.ledger.records()
+    assert record.kind == "settled"
+    assert record.held_nanos > 3 * 200_000  # three answers of 100 tokens, at 2 US dollars a million
     assert_sound(maestro, provider)
 
 
