@@ -37,7 +37,8 @@ wanted. No provider was called. `make matrix` makes the table anew.
 - **stream usage**: *asked for*: the request of a stream asks for usage. *as the provider sends it*: the API has no
   such option. Without usage, a stream settles at its hold.
 - **retries off**: with the model that the middleware makes of yours, one failed call was one request. *no*: the
-  client sent it again by itself, which Maestro cannot see; set its retries to none, where it lets you.
+  client sent it again by itself. Each sending is held for; what it was billed for one that failed is not seen, so set its
+  retries to none, where it lets you.
 
 """
 
