@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import PriceNotFound
@@ -14,9 +13,8 @@ from .estimate import context_window, input_bound, output_ceiling
 from .money import NANOS_PER_USD, PICOS_PER_NANO
 from .prefixes import Prefixes
 from .prices import price_book
-from .prices.caching import asked_writes
-from .prices.fields import normal_url
-from .prices.layers import Layers, Priced, Spent, Worst
+from .prices.fields import known_url
+from .prices.layers import Layers, Priced, Spent
 from .prices.served import FEES, searches_always, served
 from .types import Call, Cost, CostLine, Reservation, Settlement
 from .usage import Usage
@@ -92,23 +90,7 @@ class Quotes:
             )
             if cost is not None:
                 return cost if call.attempts == 1 else _times(cost, call.attempts)
-        bound = self._layers.bound(
-            Worst(
-                provider=call.provider,
-                model=call.model,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                at=call.at or datetime.now(UTC),
-                n=call.n,
-                attempts=call.attempts,
-                tier=call.tier,
-                cache_writes=asked_writes(call),
-                fees=fees,
-                endpoint=call.endpoint,
-                base_url=_normal(call.base_url) if call.base_url else "",
-                declared=call.price,
-            )
-        )
+        bound = self._layers.bound_of(call, input_tokens, output_tokens, fees)
         if searches_always(call.model) and call.price is None and not bound.price_id.startswith("user:"):
             raise PriceNotFound(
                 f"{call.name or call.model} searches the web in every call, for a fee that the price book does not have,"
@@ -145,7 +127,7 @@ class Quotes:
             at=at,
             tier=call.tier,
             endpoint=call.endpoint,
-            base_url=_normal(call.base_url) if call.base_url else "",
+            base_url=known_url(call.base_url),
             declared=call.price,
         )
         try:
@@ -275,7 +257,7 @@ class Quotes:
             tier=call.tier,
             latency_ms=max(0, round(latency_ms)) if isinstance(latency_ms, int | float) else None,
             endpoint=call.endpoint,
-            base_url=_normal(call.base_url) if call.base_url else "",
+            base_url=known_url(call.base_url),
             declared=call.price,
         )
         try:
@@ -308,20 +290,11 @@ def _facts(call: Call, usage: Usage, priced: Priced | None) -> dict[str, Any]:
         found["priced_at"] = call.at.isoformat()
     if call.endpoint:
         found["endpoint"] = call.endpoint
-    if call.base_url and (base_url := _normal(call.base_url)):
+    if base_url := known_url(call.base_url):
         found["base_url"] = base_url
     if priced is not None and priced.layer != "book":
         found["layer"] = priced.layer
     return found
-
-
-@lru_cache(maxsize=1024)
-def _normal(base_url: str) -> str:
-    """Return a call's URL as entries have theirs; one that cannot be read is none."""
-    try:
-        return normal_url(base_url)
-    except ValueError:
-        return ""
 
 
 def _recorded_usage(record: Record) -> Usage:

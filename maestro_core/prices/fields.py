@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
-__all__ = ["BaseUrl", "Day", "Dollars", "Name", "Ratio", "dollars", "normal_url"]
+__all__ = ["BaseUrl", "Day", "Dollars", "Name", "Ratio", "dollars", "known_url", "normal_url"]
 
 _FEWEST_DIGITS = 15  # more is a slip, or a float's rounding error
 _USUAL_PORTS = {"http": 80, "https": 443}
@@ -30,6 +30,17 @@ def normal_url(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = "" if parts.port in {None, _USUAL_PORTS.get(parts.scheme)} else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+@lru_cache(maxsize=1024)
+def known_url(url: str) -> str:
+    """Return a call's URL as entries have theirs; one that cannot be read is none."""
+    if not url:
+        return ""
+    try:
+        return normal_url(url)
+    except ValueError:
+        return ""
 
 
 def dollars(value: object) -> Fraction:

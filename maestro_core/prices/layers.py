@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,16 @@ from maestro_core.money import NANOS_PER_USD, PICOS_PER_NANO
 from maestro_core.types import Cost, CostLine
 
 from .bound import worst_case, worst_case_at
+from .caching import asked_writes
+from .fields import known_url
 from .occasions import Layer, Priced, Spent, Worst
 from .pricing import plain_nanos, price, price_at, to_nanos
 from .sheet import sheet
 from .tiers import parse_tier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date, datetime
+    from collections.abc import Mapping, Sequence
+    from datetime import date
     from decimal import Decimal
 
     from maestro_core.types import Call
@@ -125,8 +127,39 @@ class Layers:
         nanos = plain_nanos(plain, rates)
         return None if nanos is None else Cost(nanos, (), rates.price_id)
 
-    def bound(self, worst: Worst) -> Cost:
+    def bound_of(
+        self, call: Call, input_tokens: int, output_tokens: int, fees: Mapping[str, int] | None
+    ) -> Cost:
         """Return the most that a call can cost, all its attempts together; rounded up.
+
+        Args:
+            call: The call.
+            input_tokens: The most that is sent.
+            output_tokens: The most that one completion answers.
+            fees: The most uses of what the provider runs itself.
+
+        Raises:
+            PriceNotFound: If one of the ways in which it may be priced has no bound.
+        """
+        if self._any or call.price is not None:
+            return self.bound(
+                Worst(
+                    provider=call.provider, model=call.model, input_tokens=input_tokens, output_tokens=output_tokens,
+                    at=call.at or datetime.now(UTC), n=call.n, attempts=call.attempts, tier=call.tier,
+                    cache_writes=asked_writes(call), fees=fees, endpoint=call.endpoint,
+                    base_url=known_url(call.base_url), declared=call.price,
+                )
+            )  # fmt: skip
+        try:
+            return worst_case(
+                call.provider, call.model, input_tokens=input_tokens, output_tokens=output_tokens, n=call.n,
+                attempts=call.attempts, tier=call.tier, at=call.at, cache_writes=asked_writes(call), fees=fees,
+            )  # fmt: skip
+        except PriceNotFound as missing:
+            raise _with_url(missing, known_url(call.base_url)) from None
+
+    def bound(self, worst: Worst) -> Cost:
+        """As `bound_of`, of what is known apart from a call.
 
         Of entries that depend on the day, or on the region that will serve the call, the dearest counts.
 
@@ -135,11 +168,6 @@ class Layers:
         """
         if worst.declared is not None:
             return _named(_bound_of(worst.declared, worst), worst)
-        if not self._any:
-            try:
-                return _bound_of(None, worst)
-            except PriceNotFound as missing:
-                raise _with_url(missing, worst.base_url) from None
         cost = self._bound(worst)
         if self._assumed and len(_reachable(worst.tier)) > 1:
             # The book need not know the tier that "auto" turns out to be; then the assumption is what counts.
@@ -149,7 +177,7 @@ class Layers:
 
     def _bound(self, worst: Worst) -> Cost:
         at = worst.at.astimezone(UTC)
-        days = sorted({(at - _SKEW).date(), (at + _SKEW).date()})
+        days = sorted({(at - _SKEW).date(), (at + _SKEW).date()}) if self._any else []
         found, missing = _bounds([way for day in days for way in self._ways(worst, day)] or [None], worst)
         if missing:
             assumed, _ = _bounds(
