@@ -1,6 +1,6 @@
-"""OpenInference's instrumentation of LlamaIndex, whose spans we annotate instead of drawing our own beside them.
+"""Other instrumentations of LlamaIndex, whose spans we annotate instead of drawing our own beside them.
 
-It keeps a span for each of LlamaIndex's span ids, which are also what our runs are called by. What a call has cost must be
+They keep a span for each of LlamaIndex's span ids, which are also what our runs are called by. What a call has cost must be
 known before its span ends there. With `attach` that is inside the gate, which settles only when the model's method has
 returned; so, where spans are annotated, a call is settled as soon as LlamaIndex tells of its end.
 """
@@ -11,6 +11,8 @@ import logging
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -32,20 +34,45 @@ if TYPE_CHECKING:
 __all__ = ["ended", "entered", "found_span", "sent"]
 
 _log = logging.getLogger("maestro")
-# While it is not loaded, nobody else can be following a run.
-_PACKAGE = "openinference.instrumentation.llama_index"
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """An instrumentation: the package and the class of its span handler, and where that keeps a span. None is public."""
+
+    package: str  # while it is not loaded, it follows nothing
+    handler: str
+    find: Callable[[Any, str], Any]
+
+
+def _traceloop(handler: Any, span_id: str) -> Any:
+    held = handler.open_spans.get(span_id) or handler.waiting_for_streaming_spans.get(span_id)
+    return getattr(held, "otel_span", None)  # it leaves OpenAI's to its instrumentation of OpenAI
+
+
+def _openinference(handler: Any, span_id: str) -> Any:
+    held = handler.open_spans.get(span_id) or handler._export_queue.find(span_id)  # noqa: SLF001 - it has no public way
+    return getattr(held, "_otel_span", None)
+
+
+_PEERS = (
+    _Peer("openinference.instrumentation.llama_index", "_SpanHandler", _openinference),
+    _Peer("opentelemetry.instrumentation.llamaindex", "OpenLLMetrySpanHandler", _traceloop),
+    # LlamaIndex's own. A stream's span ends before the first chunk of it.
+    _Peer("llama_index.observability.otel", "OTelCompatibleSpanHandler", lambda handler, id_: handler.all_spans.get(id_)),
+)  # fmt: skip
 
 
 def found_span(span_id: str) -> Callable[[], Span | None] | None:
-    """Return how to find the span that OpenInference draws for one of LlamaIndex's, or None if it draws none."""
-    peer = _peer()
-    return None if peer is None else lambda: _found(peer, span_id)
+    """Return how to find the span that another draws for one of LlamaIndex's, or None if there is no other."""
+    find = _finder()
+    return None if find is None else lambda: find(span_id)
 
 
 def sent(maestro: Maestro, held: Reservation, parent_id: Hashable | None, heard: Heard) -> Sending:
-    """Return a request on its way, which settles in time for OpenInference's span of it, if there is one."""
-    peer = _peer()
-    return Sending(maestro, held, parent_id) if peer is None else _Told(maestro, held, parent_id, heard, peer)
+    """Return a request on its way, which settles in time for another's span of it, if there is one."""
+    find = _finder()
+    return Sending(maestro, held, parent_id) if find is None else _Told(maestro, held, parent_id, heard, find)
 
 
 def entered(span_id: str) -> None:
@@ -69,10 +96,15 @@ class _Told(Sending):
     __slots__ = ("__weakref__", "span_id", "told")
 
     def __init__(
-        self, maestro: Maestro, held: Reservation, parent_id: Hashable | None, told: Heard, peer: Any
+        self,
+        maestro: Maestro,
+        held: Reservation,
+        parent_id: Hashable | None,
+        told: Heard,
+        find: Callable[[str], Any],
     ) -> None:
         self.span_id, self.told = "", told
-        super().__init__(maestro, held, parent_id, found=lambda: _found(peer, self.span_id))
+        super().__init__(maestro, held, parent_id, found=lambda: find(self.span_id))
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -90,7 +122,7 @@ _told: WeakValueDictionary[str, _Told] = WeakValueDictionary()
 
 
 class _Ends(BaseEventHandler):
-    """Hears before OpenInference does that a request has ended: its spans of streams end with the same events."""
+    """Hears before the others do that a request has ended: their spans of streams end with the same events."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -109,28 +141,31 @@ class _Ends(BaseEventHandler):
             elif name == "ExceptionEvent":
                 told.fail(event.exception, told.told.usage)
         except Exception:  # noqa: BLE001 - whatever it was, the call goes on, and settles when it returns
-            _log.exception("Maestro could not annotate a span of OpenInference's")
+            _log.exception("Maestro could not annotate a span of another instrumentation")
 
 
 _ends = _Ends()
 
 
-def _peer() -> Any:
-    if _PACKAGE not in sys.modules:
+def _finder() -> Callable[[str], Span | None] | None:
+    """Return how to find another's span by LlamaIndex's id of it, or None if nobody else follows LlamaIndex."""
+    loaded = [peer for peer in _PEERS if peer.package in sys.modules]
+    if not loaded:
         return None
     root = get_dispatcher()
     for handler in root.span_handlers:
         kind = type(handler)
-        if kind.__module__.startswith(_PACKAGE) and kind.__name__ == "_SpanHandler":
-            if root.event_handlers[:1] != [_ends]:
-                root.event_handlers[:] = [_ends, *(each for each in root.event_handlers if each is not _ends)]
-            return handler
+        for peer in loaded:
+            if kind.__name__ == peer.handler and kind.__module__.startswith(peer.package):
+                if root.event_handlers[:1] != [_ends]:
+                    rest = [each for each in root.event_handlers if each is not _ends]
+                    root.event_handlers[:] = [_ends, *rest]
+                return partial(_found, peer.find, handler)
     return None
 
 
-def _found(peer: Any, span_id: str) -> Any:
+def _found(find: Callable[[Any, str], Any], handler: Any, span_id: str) -> Any:
     try:
-        found = peer.open_spans.get(span_id) or peer._export_queue.find(span_id)  # noqa: SLF001 - it has no public way
+        return find(handler, span_id)
     except AttributeError:  # another version of it
         return None
-    return getattr(found, "_otel_span", None)

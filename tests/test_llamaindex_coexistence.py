@@ -1,4 +1,4 @@
-"""Beside OpenInference's instrumentation of LlamaIndex: its model spans carry the cost, and there are none of ours next to them."""
+"""Beside other instrumentations of LlamaIndex: their model spans carry the cost, and there are none of ours next to them."""
 
 from __future__ import annotations
 
@@ -191,3 +191,59 @@ async def test_a_refusal_stays_a_refusal(instrument, provider, llama, make_maest
     with pytest.raises(CapExceeded):
         llm.chat(ASK)
     assert provider.requests == []
+
+
+@pytest.fixture
+def otel(monkeypatch):
+    """LlamaIndex's own instrumentation, which ends the span of a stream before the stream begins."""
+    base = pytest.importorskip("llama_index.observability.otel.base", reason="pip install --group test")
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    root = get_dispatcher()
+    events, spans = list(root.event_handlers), list(root.span_handlers)
+    root.add_span_handler(base.OTelCompatibleSpanHandler(tracer=provider.get_tracer("theirs")))
+    yield exporter
+    root.event_handlers[:], root.span_handlers[:] = events, spans
+    provider.shutdown()
+
+
+async def test_where_theirs_has_ended_the_call_is_drawn_below_their_agent(
+    otel, provider, llama, make_maestro
+):
+    provider.reply = [Reply(tool_calls=[("search", {"query": "x"})]), "fine"]
+    maestro = make_maestro()
+
+    def search(query: str) -> str:
+        """Search."""
+        return "nothing"
+
+    with attribution(team="growth"):
+        await attach(FunctionAgent(name="boss", tools=[search], llm=llama()), maestro).run(user_msg="Go")
+    assert_sound(maestro, provider)
+    spans = {span.context.span_id: span for span in otel.get_finished_spans()}
+    drawn = [span for span in spans.values() if span.instrumentation_scope.name == "maestro"]
+    assert [span.name for span in drawn] == ["chat gpt-4o-mini"] * 2
+    assert sum(costs(otel)) == sum(span.attributes[COST] for span in drawn) == provider.bill_nanos
+    for span in drawn:
+        around = spans[span.parent.span_id]
+        assert around.name == "BaseWorkflowAgent.run_agent_step"
+        assert around.start_time <= span.start_time < span.end_time <= around.end_time
+    assert len({span.context.trace_id for span in spans.values()}) == 1
+    (top,) = [span for span in spans.values() if span.name == "FunctionAgent.run"]
+    assert top.attributes["maestro.run.cost.usd"] == pytest.approx(provider.bill_nanos / 1e9)
+
+
+@pytest.mark.parametrize("way", ["chat", "achat"])
+async def test_where_theirs_lives_it_is_annotated(way, otel, provider, llama, make_maestro):
+    await ask(way, attach(llama(), make_maestro()))
+    (span,) = otel.get_finished_spans()
+    assert span.name == f"OpenAI.{way}"
+    assert span.attributes[COST] == provider.bill_nanos
+
+
+async def test_annotate_never_draws(otel, provider, llama, make_maestro):
+    await ask("stream_chat", attach(llama(), make_maestro(spans="annotate")))
+    assert [span.name for span in otel.get_finished_spans()] == ["OpenAI.stream_chat"]
+    assert provider.bill_nanos > 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.context import get_current
 
 from maestro_core.forks import fork_safe_lock
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
 
     from maestro_core.settings import Settings
     from maestro_core.types import Attribution, Call
@@ -77,7 +80,8 @@ class Telemetry:
         try:
             if found is not None and self._mode != "own":
                 facts = start_attributes(operation, name, attribution, call)
-                return Drawing(None, found, facts, self._costs, self.events)
+                late = self._later(operation, name, facts, parent) if call is not None else None
+                return Drawing(None, found, facts, self._costs, self.events, late=late)
             tracer = self._tracer()
             if tracer is None:
                 return None
@@ -90,6 +94,16 @@ class Telemetry:
         except Exception:  # noqa: BLE001 - as in `harmless`
             failed("Telemetry.start")
             return None
+
+    def _later(
+        self, operation: Operation, name: str, facts: dict[str, AttributeValue], parent: Span | None
+    ) -> Callable[[], Span] | None:
+        """Return how to draw a call that has begun now, once it has ended."""
+        tracer = self._tracer() if self._mode == "auto" else None
+        if tracer is None:
+            return None
+        below, began_ns = get_current(), time.time_ns()
+        return lambda: draw(tracer, operation, name, facts, parent, below=below, began_ns=began_ns)
 
     def missed(self) -> None:
         """Another instrumentation's span was not found, or had ended; say so once."""

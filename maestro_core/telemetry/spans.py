@@ -18,6 +18,7 @@ from .guard import failed, harmless
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
@@ -40,10 +41,11 @@ class Drawing:
     """One run or call as a backend sees it.
 
     Either we drew the span, or another instrumentation does: then `found` returns its span, which may begin after us and
-    ends after us, so that what we have to say is written when the run ends.
+    ends after us, so that what we have to say is written when the run ends. If it turns out then that it draws none (some
+    leave a maker's calls to their instrumentation of that maker), `late` draws ours.
     """
 
-    __slots__ = ("_attributes", "_costs", "_events", "_found", "_own", "captures", "first_chunk_s")
+    __slots__ = ("_attributes", "_costs", "_events", "_found", "_late", "_own", "captures", "first_chunk_s")
 
     def __init__(
         self,
@@ -54,8 +56,10 @@ class Drawing:
         events: Events,
         *,
         captures: bool = False,
+        late: Callable[[], Span] | None = None,
     ) -> None:
         self.captures = captures  # whether what was said stands on it
+        self._late = late
         self._own = own
         self._found = found
         self._attributes = attributes
@@ -119,16 +123,17 @@ class Drawing:
         """End it with what the ledger says it cost, or with the error that ended it; return whether anybody saw."""
         own = self._own
         try:
+            if own is None:
+                theirs = self._found() if self._found is not None else None
+                if theirs is not None or self._late is None:
+                    return self._annotate(theirs, record, run_cost_nanos)
+                own = self._own = self._late()
             facts: dict[str, AttributeValue] = {}
             if type(own) is not trace.NonRecordingSpan:  # sampled out: nobody would see what stands on it
-                if own is not None and record is not None:
+                if record is not None:
                     facts = cost_attributes(record, self._costs)
-                if self.first_chunk_s is not None:
-                    facts |= {names.REQUEST_STREAM: True, names.RESPONSE_FIRST_CHUNK: self.first_chunk_s}
-                if run_cost_nanos:
-                    facts[names.RUN_COST] = run_cost_nanos / NANOS_PER_USD
-            if own is None:
-                return self._annotate(facts, record)
+                if run_cost_nanos or self.first_chunk_s is not None:
+                    facts |= self._course(run_cost_nanos)
             if error is not None:
                 facts[names.ERROR_TYPE] = type(error).__qualname__
                 # The message may quote a prompt; the type says enough.
@@ -142,10 +147,19 @@ class Drawing:
             failed("Drawing.end")
         return True
 
-    def _annotate(self, facts: dict[str, AttributeValue], record: Record | None) -> bool:
-        span = self._found() if self._found else None
+    def _course(self, run_cost_nanos: int) -> dict[str, AttributeValue]:
+        """Return how it went, beside what it cost."""
+        facts: dict[str, AttributeValue] = {}
+        if self.first_chunk_s is not None:
+            facts = {names.REQUEST_STREAM: True, names.RESPONSE_FIRST_CHUNK: self.first_chunk_s}
+        if run_cost_nanos:
+            facts[names.RUN_COST] = run_cost_nanos / NANOS_PER_USD
+        return facts
+
+    def _annotate(self, span: Span | None, record: Record | None, run_cost_nanos: int) -> bool:
         if span is None or not span.is_recording():
             return False
+        facts = self._course(run_cost_nanos)
         if record is not None:
             facts |= cost_attributes(record, self._costs, to=getattr(span, "attributes", None) or {})
         # Tokens, models and errors are the other instrumentation's; what it says of them stays as it is.
@@ -183,17 +197,21 @@ def draw(
     name: str,
     attributes: Mapping[str, AttributeValue],
     parent: Span | None,
+    *,
+    below: Context | None = None,
+    began_ns: int | None = None,
 ) -> Span:
-    """Start a span below `parent`, or below the current span.
+    """Start a span below `parent`, or below the current span; or, late, below what was current when it began.
 
     Nothing is attached to the context: frameworks do not promise that a start and its end share one.
     """
     return tracer.start_span(
         f"{operation} {name}",
         # Named in either case: an SDK would look for the current one three times.
-        context=trace.set_span_in_context(parent) if parent else get_current(),
+        context=trace.set_span_in_context(parent) if parent else get_current() if below is None else below,
         kind=_KINDS.get(operation, trace.SpanKind.INTERNAL),
         attributes=attributes,
+        start_time=began_ns,
     )
 
 
