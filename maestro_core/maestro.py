@@ -39,7 +39,8 @@ __all__ = ["Maestro"]
 _log = logging.getLogger("maestro")
 _MOST_TOLD = 10_000
 
-# How long closing waits for the last look at caps and budgets.
+# How long closing waits for the watch and for telemetry; and, of that, for the last look at caps and budgets.
+_LEAVE_S = 2.0
 _LOOK_S = 1.0
 
 
@@ -327,9 +328,12 @@ def _close(
     telemetry.metrics.freeze()
     # The money first: spans may be lost, records may not.
     spool.close()
-    thresholds.close(time.monotonic() + _LOOK_S)
+    # Their two seconds and those of the watch are the same ones: whoever ends waits once.
+    telemetry.leave()
+    until_s = time.monotonic() + _LEAVE_S
+    thresholds.close(until_s - _LOOK_S)
     if watch is not None:
-        watch.close()
+        watch.close(until_s)
     alerts.close()
     ledger.close()
     telemetry.close()

@@ -100,14 +100,14 @@ class Watch:
                 _log.exception("the watch stumbled; it goes on")
             pause_s = max(_EVERY_S, _TIMES * (time.monotonic() - began_s))
 
-    def close(self) -> None:
-        """End the watch, and keep what was learned."""
+    def close(self, until_s: float | None = None) -> None:
+        """End the watch, and keep what was learned; until then (`time.monotonic`), at most, or for two seconds."""
         self._closing.set()
+        until_s = time.monotonic() + _SAVE_S if until_s is None else until_s
         if self._thread is not None and self._pid == os.getpid():
-            self._thread.join(1.0)
+            self._thread.join(max(0.0, min(1.0, until_s - time.monotonic())))
         if self._revision:
             try:
-                until_s = time.monotonic() + _SAVE_S
                 while self._unsaved and time.monotonic() < until_s:
                     self._save(list(self._unsaved)[:100])
                 self._stand(leaving=True)

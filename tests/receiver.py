@@ -21,6 +21,7 @@ class _Kept:
     def __init__(self):
         self.spans = []
         self.metrics = {}
+        self.arrived = threading.Event()  # metrics have
         self.logs = []
 
     def keep_spans(self, request):
@@ -32,6 +33,7 @@ class _Kept:
         for resource in request.resource_metrics:
             for scope in resource.scope_metrics:
                 self.metrics |= {metric.name: metric for metric in scope.metrics}
+        self.arrived.set()
 
     def keep_logs(self, request):
         for resource in request.resource_logs:

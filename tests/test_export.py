@@ -10,8 +10,9 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from receiver import GrpcReceiver, HttpReceiver, value
 
-from maestro_core import Cap, CapExceeded, attribution
+from maestro_core import Cap, CapExceeded, attribution, hookimpl
 from maestro_core.telemetry import export
+from maestro_core.testing import Reply
 from maestro_core.types import Attribution
 from maestro_langchain import MaestroCallbackHandler
 
@@ -183,6 +184,28 @@ def test_a_backend_that_is_down_loses_no_record(ask, provider, make_maestro, mon
         caplog.set_level(logging.WARNING, logger="maestro")
         maestro.close()  # returns although nothing was taken; the exporter alone would retry for half a minute
     assert "4 of 4 spans were not delivered" in caplog.text
+
+
+def test_what_is_pending_is_waited_for_together(openai, provider, make_maestro, monkeypatch):
+    """Alerts, the watch and exporters have their time at the end of a process side by side, not one after the other."""
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "3600000")  # they are sent at the end only
+        arrived, delivering = [], threading.Event()
+
+        class Slow:
+            @hookimpl
+            def maestro_alert(self, alert):
+                delivering.set()
+                arrived.append(receiver.arrived.wait(4))  # alerts are waited for five seconds
+
+        maestro = make_maestro()
+        maestro.plugins.register(Slow())
+        provider.reply = Reply(input_tokens=1_000_000)  # an overrun
+        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]})
+        assert delivering.wait(30)
+        maestro.close()
+    assert arrived == [True]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")

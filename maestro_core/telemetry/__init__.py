@@ -50,6 +50,7 @@ class Telemetry:
         self._latest: tuple[object, Tracer | None] | None = None  # making a tracer costs as much as a span
         self._wants_spans, self._wants_metrics = export.wanted("traces"), export.wanted("metrics")
         self._wants_logs = export.wanted("logs")
+        self._departures: list[export.Departure] = []
         self._closed = False
         self._missed = False
         self.metrics = Metrics(self._meters)
@@ -114,17 +115,24 @@ class Telemetry:
                 ' put the Maestro handler first in `callbacks`, or set spans = "own"'
             )
 
-    def close(self) -> None:
-        """Deliver what is queued, in at most two seconds; the user's own providers are left alone."""
+    def leave(self) -> None:
+        """Begin to deliver what is queued of spans and metrics; `close` waits for it. Nothing is added to them any more."""
         with self._lock:
             self._closed, self._latest = True, None
-            made = (self._own_tracers, self._own_meters, self._own_logs)
-            own = [one for one in made if one is not None]
-            self._own_tracers = self._own_meters = self._own_logs = None
-        if not own:
-            return
-        done = export.shut_down([one.shutdown for one in own])
-        if not done or self._delivery.lost:
+            made = (self._own_tracers, self._own_meters)
+            self._own_tracers = self._own_meters = None
+        self._departures.append(export.Departure([one.shutdown for one in made if one is not None]))
+
+    def close(self) -> None:
+        """Wait until all is delivered, two seconds at most; the user's own providers are left alone."""
+        self.leave()
+        with self._lock:
+            logs, self._own_logs = self._own_logs, None
+            departures, self._departures = self._departures, []
+        if logs is not None:
+            departures.append(export.Departure([logs.shutdown]))
+        done = [each.join() for each in departures]
+        if not all(done) or self._delivery.lost:
             _log.warning(
                 "%d of %d spans were not delivered; the ledger has every call",
                 self._delivery.lost,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-__all__ = ["Delivery", "logs_provider", "metrics_provider", "shut_down", "trace_provider", "wanted"]
+__all__ = ["Delivery", "Departure", "logs_provider", "metrics_provider", "trace_provider", "wanted"]
 
 _log = logging.getLogger("maestro")
 
@@ -148,22 +148,27 @@ def logs_provider() -> LoggerProvider:
     return provider
 
 
-def shut_down(shutdowns: Sequence[Callable[[], object]]) -> bool:
-    """Deliver what is queued, all at once, in at most two seconds; return whether all of it was done.
+class Departure:
+    """Exporters that deliver what is queued and end, all at once, in threads of their own.
 
-    An exporter may retry a dead backend for half a minute, and its `force_flush` heeds no timeout; the agent's exit
-    does not wait for it.
+    One may retry a dead backend for half a minute, and its `force_flush` heeds no timeout; the agent's exit does not wait
+    for it.
     """
-    workers = [
-        threading.Thread(target=_quietly, args=(one,), name="maestro-telemetry", daemon=True)
-        for one in shutdowns
-    ]
-    for worker in workers:
-        worker.start()
-    until_s = time.monotonic() + _JOIN_S
-    for worker in workers:
-        worker.join(max(0.0, until_s - time.monotonic()))
-    return not any(worker.is_alive() for worker in workers)
+
+    def __init__(self, shutdowns: Sequence[Callable[[], object]]) -> None:
+        self._until_s = time.monotonic() + _JOIN_S
+        self._workers = [
+            threading.Thread(target=_quietly, args=(one,), name="maestro-telemetry", daemon=True)
+            for one in shutdowns
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def join(self) -> bool:
+        """Wait for them until two seconds after they began; return whether all are done."""
+        for worker in self._workers:
+            worker.join(max(0.0, self._until_s - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)
 
 
 def _quietly(shutdown: Callable[[], object]) -> None:
