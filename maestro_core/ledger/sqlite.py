@@ -346,12 +346,8 @@ class SQLiteLedger(Upkeep):
 
     def _hold(self, connection: sqlite3.Connection, hold: Hold, amount_nanos: int, now_us: int) -> None:
         connection.execute("UPDATE store SET clock_us = ? WHERE id = 1", (now_us,))
-        attribution = hold.attribution
-        attribution_id, run = (
-            self._attributions.find(connection, attribution),
-            attribution.dimensions.get("run"),
-        )
-        whose = (attribution_id, run, self._owners.name())
+        whom = hold.attribution
+        whose = (self._attributions.find(connection, whom), whom.dimensions.get("run"), self._owners.name())
         connection.execute(INSERT_HOLD, (hold.key, amount_nanos, now_us, hold.provider, hold.model, *whose))
 
     def _admit(
@@ -363,15 +359,15 @@ class SQLiteLedger(Upkeep):
         standing: Mapping[str, _tickets.Standing],
     ) -> int | Refused:
         """Return how much to hold, or who refuses it, with a regard to other processes; and keep the caller's ticket."""
+        if not standing and (hold.ticket is None or not hold.ticket.waits):
+            return admit(hold, places, now_us)  # nobody has a ticket, and who cannot wait gets none
         tick_us = self._since_boot_us()
-        aside = _tickets.promised(standing, hold, tick_us) if standing else {}
-        amount = admit(hold, places, now_us, aside)
+        amount = admit(hold, places, now_us, _tickets.promised(standing, hold, tick_us))
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if self._company.expected(version, tick_us) and not isinstance(amount, Refused):
             amount = _tickets.too_soon(standing, hold, places, now_us, tick_us) or amount
-        if standing or isinstance(amount, Refused):
-            ticket = _tickets.renewed(standing, hold, amount, tick_us)
-            _tickets.write(connection, standing, hold.key, ticket, tick_us)
+        ticket = _tickets.renewed(standing, hold, amount, tick_us)
+        _tickets.write(connection, standing, hold.key, ticket, tick_us)
         return amount
 
     def _close_hold(
