@@ -47,6 +47,24 @@ def test_honeycomb_asks_for_columns_that_we_write():
         assert columns <= known, query["name"]
 
 
+def test_honeycomb_takes_the_queries():
+    """By https://docs.honeycomb.io/reference/query-specification."""
+    fields = {"breakdowns", "calculations", "filters", "filter_combination", "orders", "limit", "time_range"}
+    for query in json.loads((FOLDER / "honeycomb.json").read_text("utf-8"))["queries"]:
+        asked = query["query"]
+        assert asked.keys() <= fields, query["name"]
+        for one in asked["calculations"]:
+            assert one["op"] in {"COUNT", "SUM", "MAX", "P95", "HEATMAP"}
+            assert ("column" in one) == (one["op"] != "COUNT")
+        for one in asked["filters"]:
+            assert one["op"] in {"=", "exists"}
+            assert ("value" in one) == (one["op"] == "=")
+        for one in asked["orders"]:
+            assert {name: one[name] for name in ("op", "column") if name in one} in asked["calculations"]
+            assert one["order"] in {"ascending", "descending"}
+        assert 1 <= asked["limit"] <= 1_000
+
+
 def unknown(expression):
     """Return the metrics of a PromQL expression that we do not write."""
     known = {name.replace(".", "_") for name in every_name()}

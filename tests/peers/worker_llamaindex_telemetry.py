@@ -52,10 +52,14 @@ def instrument(peer: str, provider: TracerProvider, exporter: InMemorySpanExport
 
 
 def calls(spans) -> list:
-    """Return the spans that say that they are a model's, of several around one request the innermost."""
+    """Return the spans that say that they are a model's, of several around one request the innermost.
+
+    OpenInference says so of what only prepares a request, too (`OpenAI._prepare_chat_with_tools`).
+    """
+    methods = [span for span in spans if not span.name.rpartition(".")[2].startswith("_")]
     said = [
         span
-        for span in spans
+        for span in methods
         if span.attributes.get("openinference.span.kind") in {"LLM", "EMBEDDING"}
         or span.attributes.get("gen_ai.operation.name") in {"chat", "embeddings"}
     ]
