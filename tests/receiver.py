@@ -21,6 +21,7 @@ class _Kept:
     def __init__(self):
         self.spans = []
         self.metrics = {}
+        self.processes = {}  # the latest metrics of each, by its id
         self.arrived = threading.Event()  # metrics have
         self.logs = []
 
@@ -31,8 +32,13 @@ class _Kept:
 
     def keep_metrics(self, request):
         for resource in request.resource_metrics:
+            name = next(
+                a.value.string_value for a in resource.resource.attributes if a.key == "service.instance.id"
+            )
             for scope in resource.scope_metrics:
-                self.metrics |= {metric.name: metric for metric in scope.metrics}
+                found = {metric.name: metric for metric in scope.metrics}
+                self.metrics |= found
+                self.processes.setdefault(name, {}).update(found)
         self.arrived.set()
 
     def keep_logs(self, request):

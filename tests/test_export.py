@@ -209,6 +209,32 @@ def test_what_is_pending_is_waited_for_together(openai, provider, make_maestro, 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_what_a_child_spends_is_told_once_and_as_its_own(ask, provider, make_maestro, monkeypatch):
+    def counted(of):
+        return sum(round(point.as_double * 1e9) for point in of["maestro.cost.usd"].sum.data_points)
+
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        maestro = make_maestro()
+        ask(maestro)
+        spent_nanos = provider.bill_nanos
+        maestro.telemetry._own_meters.force_flush()
+        assert receiver.processes
+        child = os.fork()
+        if child == 0:
+            try:
+                ask(maestro)
+                maestro.close()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        maestro.close()
+    parent, child = (counted(of) for of in receiver.processes.values())  # in the order of their first words
+    assert (parent, child) == (spent_nanos, provider.bill_nanos - spent_nanos)
+    assert child > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_delivers_its_own_spans(ask, make_maestro, monkeypatch):
     with HttpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)

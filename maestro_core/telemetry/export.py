@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Literal
 
 from maestro_core.forks import fork_safe_lock
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import LogRecordExporter
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -126,7 +128,18 @@ def metrics_provider() -> MeterProvider:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
 
         exporter = Http()
-    return MeterProvider([PeriodicExportingMetricReader(exporter)], shutdown_on_exit=False)
+    reader = PeriodicExportingMetricReader(exporter)
+    return MeterProvider([reader], resource=_resource(), shutdown_on_exit=False)
+
+
+def _resource() -> Resource:
+    """Return who we are. Without an id of its own, two processes would write one series; not every SDK gives one."""
+    from opentelemetry.sdk.resources import Resource
+
+    found = Resource.create()
+    if "service.instance.id" in found.attributes:
+        return found
+    return found.merge(Resource({"service.instance.id": str(uuid.uuid4())}))
 
 
 def logs_provider() -> LoggerProvider:

@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeter, Observation
 
-from maestro_core.forks import fork_safe_lock
+from maestro_core.forks import fork_safe_lock, tell_child
 from maestro_core.money import NANOS_PER_USD
 from maestro_core.types import UNATTRIBUTED
 
@@ -51,6 +51,10 @@ class _Totals:
         self._kept = kept  # this many labels, from the front, are kept when there are too many series
         self._lock = fork_safe_lock()
         self._amounts: dict[Labels, int] = defaultdict(int)
+        tell_child(self._forked)
+
+    def _forked(self) -> None:
+        self._amounts.clear()  # what was spent before is the parent's to tell
 
     def add(self, labels: Labels, amount: int) -> None:
         with self._lock:
