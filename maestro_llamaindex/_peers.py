@@ -93,7 +93,7 @@ def ended(span_id: str, error: BaseException | None) -> None:
 class _Told(Sending):
     """A request on its way whose end LlamaIndex's events tell."""
 
-    __slots__ = ("__weakref__", "span_id", "told")
+    __slots__ = ("__weakref__", "_find", "_theirs", "span_id", "told")
 
     def __init__(
         self,
@@ -103,8 +103,13 @@ class _Told(Sending):
         told: Heard,
         find: Callable[[str], Any],
     ) -> None:
-        self.span_id, self.told = "", told
-        super().__init__(maestro, held, parent_id, found=lambda: find(self.span_id))
+        self.span_id, self.told, self._find, self._theirs = "", told, find, None
+        super().__init__(maestro, held, parent_id, found=self.theirs)
+
+    def theirs(self) -> Span | None:
+        """Return another's span of this request, or None. Once seen it is known, for it may end before its stream does."""
+        self._theirs = self._theirs or self._find(self.span_id)
+        return self._theirs
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -133,6 +138,7 @@ class _Ends(BaseEventHandler):
         if told is None:
             return
         try:
+            told.theirs()
             name = type(event).__name__
             if name in {"LLMChatEndEvent", "LLMCompletionEndEvent"} and event.response is not None:
                 told.told.add(event.response)

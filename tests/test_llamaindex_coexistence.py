@@ -209,9 +209,7 @@ def otel(monkeypatch):
     provider.shutdown()
 
 
-async def test_where_theirs_has_ended_the_call_is_drawn_below_their_agent(
-    otel, provider, llama, make_maestro
-):
+async def test_where_theirs_has_ended_the_call_is_drawn_below_it(otel, provider, llama, make_maestro):
     provider.reply = [Reply(tool_calls=[("search", {"query": "x"})]), "fine"]
     maestro = make_maestro()
 
@@ -227,9 +225,10 @@ async def test_where_theirs_has_ended_the_call_is_drawn_below_their_agent(
     assert [span.name for span in drawn] == ["chat gpt-4o-mini"] * 2
     assert sum(costs(otel)) == sum(span.attributes[COST] for span in drawn) == provider.bill_nanos
     for span in drawn:
-        around = spans[span.parent.span_id]
-        assert around.name == "BaseWorkflowAgent.run_agent_step"
-        assert around.start_time <= span.start_time < span.end_time <= around.end_time
+        theirs = spans[span.parent.span_id]
+        step = spans[theirs.parent.span_id]
+        assert (theirs.name, step.name) == ("OpenAI.astream_chat", "BaseWorkflowAgent.run_agent_step")
+        assert step.start_time <= span.start_time < span.end_time <= step.end_time
     assert len({span.context.trace_id for span in spans.values()}) == 1
     (top,) = [span for span in spans.values() if span.name == "FunctionAgent.run"]
     assert top.attributes["maestro.run.cost.usd"] == pytest.approx(provider.bill_nanos / 1e9)
@@ -241,6 +240,14 @@ async def test_where_theirs_lives_it_is_annotated(way, otel, provider, llama, ma
     (span,) = otel.get_finished_spans()
     assert span.name == f"OpenAI.{way}"
     assert span.attributes[COST] == provider.bill_nanos
+
+
+async def test_a_stream_alone_is_one_trace(otel, provider, llama, make_maestro):
+    await ask("astream_chat", attach(llama(), make_maestro()))
+    theirs, drawn = otel.get_finished_spans()
+    assert (theirs.name, drawn.name) == ("OpenAI.astream_chat", "chat gpt-4o-mini")
+    assert drawn.parent.span_id == theirs.context.span_id
+    assert drawn.attributes[COST] == provider.bill_nanos
 
 
 async def test_annotate_never_draws(otel, provider, llama, make_maestro):

@@ -98,13 +98,15 @@ class Telemetry:
 
     def _later(
         self, operation: Operation, name: str, facts: dict[str, AttributeValue], parent: Span | None
-    ) -> Callable[[], Span] | None:
-        """Return how to draw a call that has begun now, once it has ended."""
+    ) -> Callable[[Span | None], Span] | None:
+        """Return how to draw a call that has begun now, once it has ended; below another's span of it, if there was one."""
         tracer = self._tracer() if self._mode == "auto" else None
         if tracer is None:
             return None
         below, began_ns = get_current(), time.time_ns()
-        return lambda: draw(tracer, operation, name, facts, parent, below=below, began_ns=began_ns)
+        return lambda theirs: draw(
+            tracer, operation, name, facts, theirs or parent, below=below, began_ns=began_ns
+        )
 
     def missed(self) -> None:
         """Another instrumentation's span was not found, or had ended; say so once."""

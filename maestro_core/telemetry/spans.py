@@ -42,7 +42,7 @@ class Drawing:
 
     Either we drew the span, or another instrumentation does: then `found` returns its span, which may begin after us and
     ends after us, so that what we have to say is written when the run ends. If it turns out then that it draws none (some
-    leave a maker's calls to their instrumentation of that maker), `late` draws ours.
+    leave a maker's calls to their instrumentation of that maker), or has ended it before, `late` draws ours below it.
     """
 
     __slots__ = ("_attributes", "_costs", "_events", "_found", "_late", "_own", "captures", "first_chunk_s")
@@ -56,7 +56,7 @@ class Drawing:
         events: Events,
         *,
         captures: bool = False,
-        late: Callable[[], Span] | None = None,
+        late: Callable[[Span | None], Span] | None = None,
     ) -> None:
         self.captures = captures  # whether what was said stands on it
         self._late = late
@@ -125,9 +125,9 @@ class Drawing:
         try:
             if own is None:
                 theirs = self._found() if self._found is not None else None
-                if theirs is not None or self._late is None:
+                if self._late is None or (theirs is not None and theirs.is_recording()):
                     return self._annotate(theirs, record, run_cost_nanos)
-                own = self._own = self._late()
+                own = self._own = self._late(theirs)
             facts: dict[str, AttributeValue] = {}
             if type(own) is not trace.NonRecordingSpan:  # sampled out: nobody would see what stands on it
                 if record is not None:

@@ -66,7 +66,7 @@ OpenInference's `OpenAI._prepare_chat_with_tools`, which sends nothing, is left 
 
 LLAMAINDEX_FOOT = """
 Traceloop leaves the calls of LlamaIndex's `OpenAI` to its instrumentation of OpenAI, and LlamaIndex's own ends the span of a stream before the first
-chunk: there Maestro draws the call, inside their trace if there is one around it. With Traceloop's instrumentation of OpenAI there is then another span of the call,
+chunk: there Maestro draws the call, inside their trace. With Traceloop's instrumentation of OpenAI there is then another span of the call,
 without a cost.
 """
 
