@@ -7,6 +7,7 @@ child. So every lock that is guarded here is taken before a fork and given back 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Protocol
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Guarded", "fork_safe_lock", "guard", "tell_child"]
+__all__ = ["Guarded", "before_the_end", "fork_safe_lock", "guard", "tell_child"]
 
 # A fork does not wait longer than this for one lock. Only a long report holds one for more than a moment.
 _PATIENCE_S = 10.0
@@ -64,6 +65,25 @@ def tell_child(method: Callable[[], None]) -> None:
     """Call a bound method in every forked child, once its locks are free, for as long as its object lives."""
     _children[:] = [each for each in _children if each[0]() is not None]
     _children.append((weakref.ref(method.__self__), method.__func__))  # type: ignore[attr-defined]
+
+
+def before_the_end(owner: object, finish: Callable[[], object]) -> None:
+    """In a child that was forked just now: call this when it ends, if `owner` lives and `multiprocessing` has made it.
+
+    Such a child ends without `atexit`. Like there, threads that are no daemons are waited for first.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+
+    def finish_last() -> None:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        finish()
+
+    # What is registered before the child's own work begins is forgotten; this is asked then.
+    util.register_after_fork(owner, lambda _: util.Finalize(None, finish_last, exitpriority=0))
 
 
 def _before() -> None:

@@ -13,7 +13,7 @@ from .admission import Admission
 from .alerts import Alerts
 from .circles import Circles
 from .doors import Doors
-from .forks import fork_safe_lock
+from .forks import before_the_end, fork_safe_lock, tell_child
 from .incidents import Incidents
 from .learned import Learned
 from .ledger import open_ledger
@@ -106,6 +106,7 @@ class Maestro:
             watch=self.watch,
             alerts=self.alerts,
         )
+        tell_child(self._forked)
 
     @classmethod
     def default(cls) -> Maestro:
@@ -272,6 +273,9 @@ class Maestro:
         with cls._default_lock:
             if cls._default is self:
                 cls._default = None
+
+    def _forked(self) -> None:
+        before_the_end(self, self._finalizer)
 
     def _is_news(self, record: Record) -> bool:
         """Return whether nobody was told of this record yet: every verb may be repeated, what follows from it not."""

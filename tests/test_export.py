@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import threading
 
@@ -208,11 +209,12 @@ def test_what_is_pending_is_waited_for_together(openai, provider, make_maestro, 
     assert arrived == [True]
 
 
+def told_nanos(metrics):
+    return sum(round(point.as_double * 1e9) for point in metrics["maestro.cost.usd"].sum.data_points)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_what_a_child_spends_is_told_once_and_as_its_own(ask, provider, make_maestro, monkeypatch):
-    def counted(of):
-        return sum(round(point.as_double * 1e9) for point in of["maestro.cost.usd"].sum.data_points)
-
     with HttpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         maestro = make_maestro()
@@ -229,7 +231,9 @@ def test_what_a_child_spends_is_told_once_and_as_its_own(ask, provider, make_mae
                 os._exit(0)
         os.waitpid(child, 0)
         maestro.close()
-    parent, child = (counted(of) for of in receiver.processes.values())  # in the order of their first words
+    parent, child = (
+        told_nanos(of) for of in receiver.processes.values()
+    )  # in the order of their first words
     assert (parent, child) == (spent_nanos, provider.bill_nanos - spent_nanos)
     assert child > 0
 
@@ -255,3 +259,71 @@ def test_a_forked_child_delivers_its_own_spans(ask, make_maestro, monkeypatch):
     names = [span.name for span in receiver.spans]
     assert names.count("from the child") == 1
     assert names.count("invoke_agent researcher") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.parametrize("how", ["fork", "multiprocessing"])
+def test_a_forked_child_answers_for_itself(ask, provider, make_maestro, monkeypatch, caplog, capfd, how):
+    """Its spans arrive, its totals are its own, and it does not miss what its parent delivers."""
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        maestro = make_maestro()
+        ask(maestro)
+        once = provider.bill_nanos
+        ask(maestro)
+
+        def work():
+            logging.getLogger("maestro").addHandler(logging.StreamHandler())  # to the parent's capfd
+            ask(maestro)
+
+        if how == "multiprocessing":  # which ends it without atexit
+            child = multiprocessing.get_context("fork").Process(target=work)
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0
+        elif (child := os.fork()) == 0:
+            try:
+                work()
+                maestro.close()
+            finally:
+                os._exit(0)
+        else:
+            os.waitpid(child, 0)
+        maestro.close()
+    assert [span.name for span in receiver.spans].count("invoke_agent researcher") == 3
+    assert sorted(told_nanos(of) for of in receiver.processes.values()) == [once, 2 * once]
+    assert provider.bill_nanos == 3 * once
+    assert "not delivered" not in caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_reader_that_a_child_inherits_says_nothing(monkeypatch, protocol):
+    with GrpcReceiver() if protocol == "grpc" else HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        provider = export.metrics_provider()
+        provider.get_meter("app").create_counter("calls").add(1)
+        child = os.fork()
+        if child == 0:
+            try:
+                provider.force_flush()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert not receiver.processes
+        provider.shutdown()
+    assert [list(metrics) for metrics in receiver.processes.values()] == [["calls"]]
+
+
+@pytest.mark.parametrize("exporter", ["console", "none"])
+def test_another_exporter_that_is_asked_for_is_not_ours(ask, make_maestro, monkeypatch, exporter):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", exporter)
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "otlp," + exporter)
+        maestro = make_maestro()
+        ask(maestro)
+        maestro.close()
+    assert not receiver.spans
+    assert bool(receiver.metrics)

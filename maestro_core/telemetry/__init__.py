@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 from opentelemetry.context import get_current
 
-from maestro_core.forks import fork_safe_lock
+from maestro_core.forks import fork_safe_lock, tell_child
 
 from . import content, export, names
 from .events import Events
@@ -55,6 +55,16 @@ class Telemetry:
         self._missed = False
         self.metrics = Metrics(self._meters)
         self.events = Events(self._logs)
+        tell_child(self._forked)
+
+    def _forked(self) -> None:
+        # What was queued is the parent's to deliver, and its totals are the parent's to tell: a child that told them, too,
+        # would double them. So what the child does leaves through providers of its own.
+        self._own_tracers = self._own_meters = self._own_logs = self._latest = None
+        self._delivery = export.Delivery()
+        self._departures.clear()
+        self.metrics.forget()
+        self.events.forget()
 
     def start(
         self,

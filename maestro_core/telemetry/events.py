@@ -66,6 +66,10 @@ class Events:
         )
         return True
 
+    def forget(self) -> None:
+        """Ask anew which provider there is."""
+        self._latest = None
+
     def _logger(self) -> Logger | None:
         provider: LoggerProvider | None = get_logger_provider()
         if self._latest is not None and self._latest[0] is provider:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from maestro_core.forks import fork_safe_lock
 
@@ -48,12 +48,12 @@ def wanted(signal: Signal) -> bool:
     A backend that takes only traces answers metrics with an error: `OTEL_METRICS_EXPORTER=none` says so. Most backends of
     traces take no logs, so that these need an endpoint of their own, or `OTEL_LOGS_EXPORTER=otlp`.
     """
-    exporter = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").lower()
-    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    exporter = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip().lower()
+    if (exporter and "otlp" not in exporter) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     if os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"):
         return True
-    return bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) and (signal != "logs" or exporter == "otlp")
+    return bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) and (signal != "logs" or bool(exporter))
 
 
 class Delivery:
@@ -115,20 +115,32 @@ def trace_provider(delivery: Delivery) -> TracerProvider:
 
 
 def metrics_provider() -> MeterProvider:
-    """Return a meter provider that exports over OTLP."""
+    """Return a meter provider that exports over OTLP, from this process alone."""
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import (
+        MetricExporter,
+        MetricExportResult,
+        PeriodicExportingMetricReader,
+    )
 
-    exporter: MetricExporter
+    kind: type[MetricExporter]
     if _protocol("metrics") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as Grpc
 
-        exporter = Grpc()
+        kind = Grpc
     else:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
 
-        exporter = Http()
-    reader = PeriodicExportingMetricReader(exporter)
+        kind = Http
+    pid = os.getpid()
+
+    class Here(kind):  # type: ignore[misc, valid-type]  # one of two classes, of which one is imported
+        """Says nothing in a forked child, where the SDK starts the reader's thread again, with the parent's totals."""
+
+        def export(self, *args: Any, **kwargs: Any) -> MetricExportResult:
+            return super().export(*args, **kwargs) if os.getpid() == pid else MetricExportResult.SUCCESS
+
+    reader = PeriodicExportingMetricReader(Here())
     return MeterProvider([reader], resource=_resource(), shutdown_on_exit=False)
 
 

@@ -40,6 +40,10 @@ class Metrics:
         """Show where caps stand, as `status` says when the metrics are read."""
         self._status = status
 
+    def forget(self) -> None:
+        """Ask anew which provider there is."""
+        self._latest = None
+
     @harmless
     def freeze(self) -> None:
         """Caps stay as they stand now: the ledger is about to close, and the metrics are read once more after it."""
