@@ -57,7 +57,7 @@ LLAMAINDEX_HEAD = """
 ## LlamaIndex
 
 The same for a model's methods, a list of five texts that takes three requests to embed, and `FunctionAgent` (two model calls, which it streams, and
-one tool), with `attach`. *Model spans* are those of the other one that say so, of several around one request the innermost;
+one tool), with `attach`; *another LLM* is one whose class is not called `OpenAI`. *Model spans* are those of the other one that say so, of several around one request the innermost;
 OpenInference's `OpenAI._prepare_chat_with_tools`, which sends nothing, is left out.
 
 | instrumentation | version | way | requests | model spans | with cost | ours | traces |

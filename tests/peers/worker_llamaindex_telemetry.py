@@ -82,6 +82,10 @@ def search(query: str) -> str:
     return "found"
 
 
+class Other(OpenAI):
+    """As another maker's, to whoever goes by the class's name."""
+
+
 def main(peer: str) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
@@ -93,12 +97,13 @@ def main(peer: str) -> None:
     with FakeProvider(reply) as stand_in, asyncio.Runner() as loop:
         base = {"api_base": stand_in.openai_url, "api_key": "x"}
         llm = attach(OpenAI(model="gpt-5-mini", max_tokens=600, **base), maestro)
+        other = attach(Other(model="gpt-5-mini", max_tokens=600, **base), maestro)
         vectors = attach(
             OpenAIEmbedding(model_name="text-embedding-3-small", embed_batch_size=2, **base), maestro
         )
 
-        async def agent():
-            one = attach(FunctionAgent(name="researcher", tools=[search], llm=llm), maestro)
+        async def agent(model=llm):
+            one = attach(FunctionAgent(name="researcher", tools=[search], llm=model), maestro)
             await one.run(user_msg="go")
 
         async def crowd():
@@ -110,6 +115,7 @@ def main(peer: str) -> None:
         ways = {
             "sync": lambda: llm.chat(ASK),
             "async": lambda: loop.run(agent()),
+            "async, another LLM": lambda: loop.run(agent(other)),
             "stream": lambda: list(llm.stream_chat(ASK)),
             "async stream": lambda: loop.run(astream()),
             "embeddings": lambda: vectors.get_text_embedding_batch(["a", "b", "c", "d", "e"]),
