@@ -50,21 +50,17 @@ class Counters:
         self.version = -1
         self._counted: list[Counted] = []
         self._ids: dict[str, int] = {}
-        self._known: frozenset[str] = frozenset()
+        self.known: frozenset[str] = frozenset()  # meters in the file that are filled; none is ever removed
         self._of_runs: dict[int, Meter] = {}
         self._recent: dict[str, Asked] = {}
         self._none_old_us = 0  # when no old run was found to drop; it takes a while for one to become old
-
-    def know(self, names: Iterable[str]) -> bool:
-        """Return whether all meters of these names are in the file, and filled; meters are never removed."""
-        return self._known.issuperset(names)
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
         """Read the meters, since the file's version is another than the one last seen."""
         meters = read_meters(connection)
         self._ids = {counted.meter.id: meter_id for meter_id, counted in meters.items()}
         self._counted = list(meters.values())
-        self._known = frozenset(self._ids) - filling(connection)
+        self.known = frozenset(self._ids) - filling(connection)
         self._of_runs = {
             meter_id: counted.meter
             for meter_id, counted in meters.items()

@@ -163,7 +163,11 @@ class Transaction:
     def _connected(self) -> sqlite3.Connection:
         if self._closed:
             raise _closed(self._path)
-        if _identity(self._name) != self._identity:
+        try:
+            found = os.stat(self._name)  # noqa: PTH116 - every call asks; it is half as long as Path.stat
+        except OSError:
+            raise moved(self._path) from None
+        if (found.st_dev, found.st_ino) != self._identity:
             raise moved(self._path)
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
@@ -332,10 +336,10 @@ def _close(*transactions: Transaction) -> None:
 _inherited: list[sqlite3.Connection] = []
 
 
-def _identity(path: Path | str) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, int]:
     """Return which file that is now, whatever its name; (0, 0) if there is none."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - every call asks; it is half as long as Path.stat
+        found = path.stat()
     except OSError:
         return 0, 0
     return found.st_dev, found.st_ino

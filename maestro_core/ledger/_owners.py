@@ -105,9 +105,9 @@ class Owners:
         """
         try:
             file = self._file or self._opened()
-            if name := file.claimed():
+            if file.claimed():
                 if file.keep():
-                    return name
+                    return file.name
                 self._file = None
                 file = self._opened()
             return file.claimed() or self._claim(file)

@@ -155,9 +155,7 @@ def insert_meter(connection: sqlite3.Connection, counted: Counted) -> int:
 @lru_cache(maxsize=16_384)
 def packed_values(values: tuple[str, ...]) -> str:
     """Return a bucket's values as the row's JSON array."""
-    return (
-        f"[{','.join([encode_basestring(value) for value in values])}]"  # as `packed`, in a third of the time
-    )
+    return f"[{','.join(map(encode_basestring, values))}]"  # as `packed`, in a third of the time
 
 
 def unpacked_values(text: str) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ class SQLiteLedger(Upkeep):
 
     def declare(self, meters: Sequence[Meter]) -> None:
         """Count for these meters from now on; a new one starts with this window's records and open holds."""
-        if self._counters.know([meter.id for meter in meters]):
+        if self._counters.known.issuperset([meter.id for meter in meters]):
             return
         with self._database.writing as connection:
             now_us, seq = self._begin(connection)
@@ -103,7 +103,7 @@ class SQLiteLedger(Upkeep):
         Raises:
             ReservationClosed: If the key was settled or released before.
         """
-        if not self._counters.know([meter.id for meter, _ in hold.limits]):
+        if not self._counters.known.issuperset([meter.id for meter, _ in hold.limits]):
             self.declare([meter for meter, _ in hold.limits])
         key = hold.key
         with self._database.writing as connection:
