@@ -14,6 +14,7 @@ from maestro_core.ledger import open_ledger
 from maestro_core.types import Attribution, Cap, Held, Hold, Meter, Refused, Settlement, new_key
 
 HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
 NOON = to_micros(datetime(2026, 11, 23, 12, tzinfo=UTC))
 USD = 1_000_000_000
 
@@ -685,6 +686,37 @@ def test_a_correction_adds_the_difference_everywhere(ledger):
     [row] = ledger.sums(("agent",))
     assert (row.cost_nanos, row.calls, row.input_tokens) == (2 * USD, 1, 7)
     assert [r.kind for r in ledger.records()] == ["settled", "corrected", "corrected"]
+    assert ledger.check() == []
+
+
+def test_every_row_of_a_call_is_counted_when_it_was_reserved_and_dated_when_it_was_written(ledger, clock):
+    ledger.declare([CUSTOMER_DAILY])
+    keys = [ledger.reserve(hold(5)).key for _ in range(3)]
+    clock.now += 24 * HOUR_US
+    ledger.presume(keys=keys[:1])
+    clock.now += 24 * HOUR_US
+    returned = [
+        ledger.settle(keys[0], paid(4)),
+        ledger.settle(keys[1], paid(4)),
+        ledger.release(keys[2], "never sent"),
+    ]
+    clock.now += 24 * HOUR_US
+    returned.append(ledger.correct(keys[1], paid(3)))
+    rows = list(ledger.records())
+    assert rows[1:] == returned
+    days = [
+        (row.kind, (to_micros(row.at) - NOON) // DAY_US, (to_micros(row.written_at) - NOON) // DAY_US)
+        for row in rows
+    ]
+    assert days == [
+        ("presumed", 0, 1),
+        ("corrected", 0, 2),
+        ("settled", 0, 2),
+        ("released", 0, 2),
+        ("corrected", 0, 3),
+    ]
+    assert ledger.sums((), until_us=NOON + DAY_US)[0].cost_nanos == 7
+    assert ledger.sums((), since_us=NOON + DAY_US)[0].cost_nanos == 0
     assert ledger.check() == []
 
 

@@ -91,7 +91,7 @@ class Counters:
         rows = self._rows(places)
         if len(self._recent) >= _MOST_RECENT:
             self._recent.clear()
-        self._recent[hold.key] = Asked(hold, at_us, rows)
+        self._recent[hold.key] = tuple.__new__(Asked, (hold, at_us, rows))  # its own constructor is in Python
         return places, rows
 
     def recall(self, key: str, at_us: int | None) -> Asked | None:

@@ -71,9 +71,10 @@ class _OwnersFile:
             except BlockingIOError:
                 pass  # somebody is just looking
         try:
-            return _identity(os.stat(self.address)) == self.identity  # noqa: PTH116 - half as long as Path.stat
+            found = os.stat(self.address)  # noqa: PTH116 - half as long as Path.stat
         except FileNotFoundError:
             return False
+        return (found.st_dev, found.st_ino) == self.identity
 
 
 # By device and inode; and how many ledgers of this process are open at a path: it is an owner until the last is closed.

@@ -7,7 +7,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
-from maestro_core.clock import from_micros, to_micros
+from maestro_core.clock import from_micros
 from maestro_core.types import Attribution, Meter, OpenHold, Record
 
 from ._records import numbers
@@ -199,18 +199,20 @@ def record_of(row: tuple[Any, ...]) -> Record:
     )
 
 
-def insert_record(connection: sqlite3.Connection, record: Record, attribution_id: int) -> None:
-    """Append a record to the journal and to the hourly sums."""
+def insert_record(
+    connection: sqlite3.Connection, record: Record, attribution_id: int, at_us: int, written_us: int
+) -> None:
+    """Append a record to the journal and to the hourly sums; its two times once more, as the file has them."""
+    attribution = record.attribution
     cost, calls, input_tokens, output_tokens, estimated, unpriced_calls = added = numbers(record)
-    at_us = to_micros(record.at)
     connection.execute(
         "INSERT INTO journal (seq, kind, key, reserved_at_us, written_at_us, provider, model, attribution_id, run,"
         " cost_nanos, held_nanos, estimated_nanos, sheet_nanos, calls, input_tokens, output_tokens, unpriced_calls,"
         " usage, price_id, price_book, unpriced, overrun, detail)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            record.seq, record.kind, record.key, at_us, to_micros(record.written_at), record.provider, record.model,
-            attribution_id, record.run, cost, record.held_nanos, estimated, record.sheet_nanos, calls, input_tokens,
+            record.seq, record.kind, record.key, at_us, written_us, record.provider, record.model,
+            attribution_id, attribution.dimensions.get("run"), cost, record.held_nanos, estimated, record.sheet_nanos, calls, input_tokens,
             output_tokens, unpriced_calls, packed(record.usage), record.price_id, record.price_book,
             packed(record.unpriced) if record.unpriced else "[]", record.overrun,
             packed(record.detail) if record.detail else "{}",
@@ -222,7 +224,7 @@ def insert_record(connection: sqlite3.Connection, record: Record, attribution_id
             ADD_TO_HOUR,
             [
                 (dimension, hour_us, value, record.provider, record.model, *added)
-                for dimension, value in rollup_values(record.attribution)
+                for dimension, value in rollup_values(attribution)
             ],
         )
 

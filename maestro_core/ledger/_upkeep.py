@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from maestro_core.clock import Clock
-    from maestro_core.types import Meter
+    from maestro_core.types import Meter, Record
 
     from ._database import Database
     from ._owners import Owners
@@ -52,6 +52,10 @@ class Upkeep:
 
     def _now_us(self, connection: sqlite3.Connection) -> int:
         raise NotImplementedError
+
+    def _write(self, connection: sqlite3.Connection, record: Record, at_us: int, written_us: int) -> None:
+        attribution_id = self._attributions.find(connection, record.attribution)
+        insert_record(connection, record, attribution_id, at_us, written_us)
 
     def check(self) -> list[str]:
         """Compare every counter with the journal and the open holds; return one line for each difference."""
@@ -94,7 +98,7 @@ class Upkeep:
             record = _records.note(
                 "archived", {"before_us": before_us, "file": str(file)}, seq=seq, now_us=now_us
             )
-            insert_record(connection, record, self._attributions.find(connection, record.attribution))
+            self._write(connection, record, now_us, now_us)
         moved = cost_nanos = 0
         for seqs in _archive.steps(copied):
             with self._database.writing as connection:
@@ -129,7 +133,7 @@ class Upkeep:
             repair(connection, compare(connection))  # at once, since they must not admit before they know
             detail = {"clock_was_us": was_us, "clock_is_us": now_us}
             record = _records.note("repaired", detail, seq=seq, now_us=now_us)
-            insert_record(connection, record, self._attributions.find(connection, record.attribution))
+            self._write(connection, record, now_us, now_us)
         return was_us - now_us
 
     def archives(self) -> list[tuple[int, str]]:
@@ -171,4 +175,4 @@ class Upkeep:
         lines = found.lines()
         detail = {"differences": len(lines), "first": lines[:_MOST_LINES]}
         record = _records.note("repaired", detail, seq=seq, now_us=now_us)
-        insert_record(connection, record, self._attributions.find(connection, record.attribution))
+        self._write(connection, record, now_us, now_us)

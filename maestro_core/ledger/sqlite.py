@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maestro_core.caps import window
-from maestro_core.clock import Clock, SystemClock
+from maestro_core.clock import Clock, SystemClock, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
 
@@ -109,7 +109,9 @@ class SQLiteLedger(Upkeep):
         with self._database.writing as connection:
             asked = connection.execute(ASK_BEFORE_HOLDING, (key,)).fetchone()
             clock_us, version, is_held, is_closed, any_waits = asked
-            now_us = self._enter(connection, clock_us, version)
+            if version != self._counters.version:
+                self._counters.refresh(connection, version)
+            now_us = self._latest_us(clock_us)
             if is_held and (opened := find_hold(connection, key)):
                 return Held(key, opened.amount_nanos, opened.at_us)
             if is_closed:
@@ -154,7 +156,7 @@ class SQLiteLedger(Upkeep):
             record = _records.corrected(key, find_rows(connection, key), truth, seq=seq, now_us=now_us)
             if record.seq == seq:
                 self._counters.correct(connection, record, now_us)
-                insert_record(connection, record, self._attributions.find(connection, record.attribution))
+                self._write(connection, record, to_micros(record.at), now_us)
             return record
 
     def release(self, key: str, reason: str) -> Record:
@@ -179,7 +181,7 @@ class SQLiteLedger(Upkeep):
             if first:
                 return first
             record = _records.refused(hold, detail, seq=seq, now_us=now_us)
-            insert_record(connection, record, self._attributions.find(connection, hold.attribution))
+            self._write(connection, record, now_us, now_us)
             return record
 
     def grant(self, key: str, run: str, detail: Mapping[str, Any]) -> Record:
@@ -190,7 +192,7 @@ class SQLiteLedger(Upkeep):
             if first:
                 return first
             record = _records.granted(key, run, detail, seq=seq, now_us=now_us)
-            insert_record(connection, record, self._attributions.find(connection, record.attribution))
+            self._write(connection, record, now_us, now_us)
             return record
 
     def presume(self, *, older_than_us: int = 0, keys: Collection[str] = ()) -> list[Record]:
@@ -288,13 +290,9 @@ class SQLiteLedger(Upkeep):
         clock_us, version, last = connection.execute(
             "SELECT clock_us, meters_version, (SELECT max(seq) FROM journal) FROM store"
         ).fetchone()
-        return Moment(self._enter(connection, clock_us, version), (last or 0) + 1)
-
-    def _enter(self, connection: sqlite3.Connection, clock_us: int, meters_version: int) -> int:
-        """Begin with what the file says in a writing transaction; return the store's time."""
-        if meters_version != self._counters.version:
-            self._counters.refresh(connection, meters_version)
-        return self._latest_us(clock_us)
+        if version != self._counters.version:
+            self._counters.refresh(connection, version)
+        return Moment(self._latest_us(clock_us), (last or 0) + 1)
 
     def _latest_us(self, stored_us: int) -> int:
         if stored_us < self._stored_us:  # only a person sets it back: `correct_clock`
@@ -319,7 +317,7 @@ class SQLiteLedger(Upkeep):
                 amount = hold.amount_nanos
                 self._counters.add(connection, self._counters.rows_of(hold), (0, -amount, amount))
                 connection.execute("UPDATE holds SET state = 'presumed' WHERE key = ?", (key,))
-                insert_record(connection, record, self._attributions.find(connection, hold.attribution))
+                self._write(connection, record, hold.at_us, now_us)
                 records.append(record)
         return records
 
@@ -331,7 +329,9 @@ class SQLiteLedger(Upkeep):
         """
         asked = connection.execute(ASK_BEFORE_CLOSING, (key,)).fetchone()
         clock_us, version, last, attribution_id, at_us, amount, owner, state = asked
-        now_us = self._enter(connection, clock_us, version)
+        if version != self._counters.version:
+            self._counters.refresh(connection, version)
+        now_us = self._latest_us(clock_us)
         asked_for = self._counters.recall(key, at_us)
         if asked_for:
             its, rows = asked_for.hold, asked_for.rows
@@ -378,7 +378,7 @@ class SQLiteLedger(Upkeep):
         change = (cost_nanos, freed, 0) if hold.state == "held" else (cost_nanos, 0, freed)
         self._counters.add(connection, opened.rows, change)
         connection.execute("DELETE FROM holds WHERE key = ?", (hold.key,))
-        insert_record(connection, record, opened.attribution_id)
+        insert_record(connection, record, opened.attribution_id, hold.at_us, opened.now_us)
 
 
 def _close(database: Database, owners: Owners, announced: list[str]) -> None:
