@@ -302,6 +302,33 @@ def test_a_forked_child_does_not_record_what_its_parent_will(provide, make_maest
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.parametrize("temporality", [None, DELTA], ids=["sums", "differences"])
+def test_a_forked_child_tells_what_it_spends_and_no_more(provide, make_maestro, temporality):
+    reader = InMemoryMetricReader(preferred_temporality=temporality)
+    provide(reader)
+    maestro = make_maestro()
+
+    def spend():
+        with maestro.call(provider="openai", model="gpt-5-mini", max_output_tokens=10):
+            pass
+
+    spend()
+    spend()
+    twice = spent_nanos(reader.get_metrics_data())
+    read, write = os.pipe()
+    if os.fork() == 0:
+        try:
+            spend()
+            os.write(write, str(spent_nanos(reader.get_metrics_data())).encode())
+        finally:
+            os._exit(0)
+    os.wait()
+    assert int(os.read(read, 99)) == twice // 2 > 0
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_while_another_thread_records_leaves_the_child_free(provide):
     to = instruments(provide(InMemoryMetricReader()))

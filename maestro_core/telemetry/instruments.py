@@ -8,6 +8,7 @@ become an attribute.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,10 +52,6 @@ class _Totals:
         self._kept = kept  # this many labels, from the front, are kept when there are too many series
         self._lock = fork_safe_lock()
         self._amounts: dict[Labels, int] = defaultdict(int)
-        tell_child(self._forked)
-
-    def _forked(self) -> None:
-        self._amounts.clear()  # what was spent before is the parent's to tell
 
     def add(self, labels: Labels, amount: int) -> None:
         with self._lock:
@@ -84,13 +81,17 @@ class Operated(NamedTuple):
 
 
 class Instruments:
-    """What one meter provider reads from us; made once for each, however many Maestros there are.
+    """What one meter provider reads from us; made once for each in a process, however many Maestros there are.
 
     What calls have to say goes through `pending`, which hands it to `settled`, `refused` and `operated` when somebody reads.
     """
 
-    def __init__(self, provider: MeterProvider) -> None:
-        meter = provider.get_meter("maestro")
+    def __init__(self, provider: MeterProvider, *, again: bool = False) -> None:
+        # Sums begin at zero in a forked child: what was spent before is its parent's to tell. A provider that takes
+        # differences knows what it was told last, and by which scope.
+        meter = provider.get_meter("maestro", attributes={"process.pid": os.getpid()} if again else None)
+        self.inherited = False
+        tell_child(self._forked)
         self.heard = not isinstance(meter, NoOpMeter)
         self.pending = Pending()
         self.watched: weakref.WeakKeyDictionary[object, Callable[[], Sequence[CapStatus]]] = (
@@ -121,6 +122,9 @@ class Instruments:
             names.USED_METRIC, [lambda _: self._caps()[1]], "1", "Of each cap's tightest bucket."
         )
         self._histograms(meter)
+
+    def _forked(self) -> None:
+        self.inherited = True
 
     def settled(self, record: Record) -> None:
         """Count what a journal row adds to the bill; the sum over all series is the ledger's."""
@@ -176,7 +180,7 @@ class Instruments:
 
         def read(_: CallbackOptions) -> Iterable[Observation]:
             self.pending.record()
-            return totals.observed(divisor)
+            return totals.observed(divisor) if not self.inherited else ()
 
         meter.create_observable_counter(name, [read], spelled, about)
         return totals
@@ -205,7 +209,7 @@ class Instruments:
     def _caps(self) -> tuple[list[Observation], list[Observation]]:
         """Return headroom and use of each cap's tightest bucket: as many series as there are caps."""
         tightest: dict[str, CapStatus] = {}
-        for status in list(self.watched.values()):
+        for status in list(self.watched.values()) if not self.inherited else ():
             try:
                 found = status()
             except Exception:  # noqa: BLE001 - a ledger that is away has no say in the other metrics
@@ -235,9 +239,9 @@ _making = fork_safe_lock(outer=True)
 def instruments(provider: MeterProvider) -> Instruments:
     """Return what a provider reads from us."""
     found = _instruments.get(provider)
-    if found is None:
+    if found is None or found.inherited:
         with _making:
             found = _instruments.get(provider)
-            if found is None:
-                found = _instruments[provider] = Instruments(provider)
+            if found is None or found.inherited:
+                found = _instruments[provider] = Instruments(provider, again=found is not None)
     return found
