@@ -27,6 +27,26 @@ def provider():
 
 
 @pytest.fixture
+def west():
+    """One of two providers that can be told apart; the one whose models are cheap."""
+    with FakeProvider(Reply(text="fine", input_tokens=40, output_tokens=20), keep_alive=False) as running:
+        yield running
+
+
+@pytest.fixture
+def east():
+    """The other one."""
+    with FakeProvider(Reply(text="fine", input_tokens=40, output_tokens=20), keep_alive=False) as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a ledger's file may be."""
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
 def openai(provider):
     """Make a ChatOpenAI that talks to the stand-in."""
     ChatOpenAI = pytest.importorskip("langchain_openai").ChatOpenAI  # noqa: N806 - a class

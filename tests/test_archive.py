@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from journals import write_journal
 from typer.testing import CliRunner
 
@@ -30,22 +31,9 @@ METERS = [
 ]  # fmt: skip
 
 
-class Clock:
-    def __init__(self, now):
-        self.now = now
-
-    def now_us(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
     return Clock(NOW)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from journals import write_journal
 
 from maestro_core import Maestro
@@ -20,21 +21,9 @@ NOON = 20_000 * DAY_US + DAY_US // 2
 METERS = [Meter(), Meter(("customer",), (), "day"), Meter(("run",)), Meter(("customer",))]
 
 
-class Clock:
-    now = NOON
-
-    def now_us(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
+    return Clock(NOON)
 
 
 def spend(ledger, cost, run="r1"):

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from clocks import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,16 +29,9 @@ USD = 1_000_000_000
 NOON = to_micros(datetime(2026, 11, 2, 12, tzinfo=UTC))
 
 
-class Clock:
-    now = NOON
-
-    def now_us(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture(params=["memory:", "sqlite"])

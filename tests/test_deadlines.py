@@ -14,28 +14,13 @@ from langchain_openai import ChatOpenAI
 from maestro_core import SLA
 from maestro_core.deadlines import TIMES, awithin, deadline_s, within
 from maestro_core.routing import decide
-from maestro_core.testing import FakeProvider, Reply
+from maestro_core.testing import Reply
 from maestro_core.types import Candidate
 from maestro_langchain import RoutedChatModel
 
-FINE = Reply(text="fine", input_tokens=40, output_tokens=20)
 # Its threefold is less than the least that is granted: the tests are short.
 PROMPT = SLA(latency_ms_p95=300)
 MODES = ["invoke", "ainvoke", "stream", "astream"]
-
-
-@pytest.fixture
-def west():
-    """The cheap one, that will hang."""
-    with FakeProvider(FINE, keep_alive=False) as running:
-        yield running
-
-
-@pytest.fixture
-def east():
-    """The other one."""
-    with FakeProvider(FINE, keep_alive=False) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from clocks import Clock
 
 from maestro_core.clock import to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed, SettingsError
@@ -29,17 +30,9 @@ CUSTOMER_DAILY = Meter(("customer",), (), "day")
 AGENT = Meter(("agent",))
 
 
-class Clock:
-    def __init__(self, now_us=NOON):
-        self.now = now_us
-
-    def now_us(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

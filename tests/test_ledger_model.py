@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
@@ -37,13 +38,6 @@ METERS = [
 LIMITS = dict(zip(METERS, (400, 150, 200, 120, 180, 100, 130, 110), strict=True))
 KEPT_US = 7 * 86_400_000_000  # how long buckets of runs are kept at least
 HOUR_US = 3_600_000_000
-
-
-class Clock:
-    now = to_micros(START)
-
-    def now_us(self):
-        return self.now
 
 
 @dataclass
@@ -126,7 +120,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(meters=st.sets(st.sampled_from(METERS)))
     def open(self, meters):
-        self.clock, self.model = Clock(), Model()
+        self.clock, self.model = Clock(to_micros(START)), Model()
         self.model.now = self.clock.now
         self.folder = tempfile.TemporaryDirectory()
         self.url = type(self).url.format(folder=self.folder.name)

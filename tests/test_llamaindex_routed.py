@@ -18,26 +18,12 @@ from pydantic import BaseModel
 from sound import usd
 
 from maestro_core import SLA, Cap, CapExceeded, Endpoint, NoEndpoint, attribution, sla
-from maestro_core.testing import FakeProvider, Reply
+from maestro_core.testing import Reply
 from maestro_llamaindex import MaestroCallbackHandler, RoutedLLM, attach, install, installation
 
 FINE = Reply(text="fine", input_tokens=40, output_tokens=20)
 DOWN = Reply(status=500)
 ASK = [ChatMessage("How do batteries age?")]
-
-
-@pytest.fixture
-def west():
-    """A provider whose models are cheap."""
-    with FakeProvider(FINE, keep_alive=False) as running:
-        yield running
-
-
-@pytest.fixture
-def east():
-    """A provider whose models are dear."""
-    with FakeProvider(FINE, keep_alive=False) as running:
-        yield running
 
 
 def gpt(provider, **kwargs):

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from journals import write_journal
 
 from maestro_core.ledger import _filling, _run_buckets, open_ledger
@@ -24,21 +25,9 @@ ONE_RUN = Meter((), (("run", "run-3"),))
 METERS = [EVERYTHING, CUSTOMER, TEAM_DAILY, RUN, RUN_TEAM, RUN_DAILY, ONE_RUN]
 
 
-class Clock:
-    now = NOON
-
-    def now_us(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
+    return Clock(NOON)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from typer.testing import CliRunner
 
 from maestro_core.cli import app
@@ -17,18 +18,11 @@ USD = 1_000_000_000
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-class Clock:
-    now = to_micros(NOON)
-
-    def now_us(self):
-        return self.now
-
-
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """A folder whose ledger has three days: 20 to 22 November 2026."""
     monkeypatch.chdir(tmp_path)
-    clock = Clock()
+    clock = Clock(to_micros(NOON))
     ledger = open_ledger("sqlite:///maestro.db", clock=clock)
     spends = [
         (NOON, "openai", "gpt-5-mini", 2 * USD, 1_000),

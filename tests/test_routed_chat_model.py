@@ -19,27 +19,13 @@ from pydantic import BaseModel
 
 from maestro_core import SLA, Cap, CapExceeded, Endpoint, NoEndpoint, attribution, sla
 from maestro_core.errors import EndpointsExhausted
-from maestro_core.testing import FakeProvider, Reply
+from maestro_core.testing import Reply
 from maestro_core.types import Decision
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware, RoutedChatModel
 
 FINE = Reply(text="fine", input_tokens=40, output_tokens=20)
 DOWN = Reply(status=500)
 ASK = {"messages": [("user", "How do batteries age?")]}
-
-
-@pytest.fixture
-def west():
-    """A provider whose models are cheap."""
-    with FakeProvider(FINE, keep_alive=False) as running:
-        yield running
-
-
-@pytest.fixture
-def east():
-    """A provider whose models are dear."""
-    with FakeProvider(FINE, keep_alive=False) as running:
-        yield running
 
 
 def chat(provider, model="gpt-5-mini", **kwargs) -> ChatOpenAI:

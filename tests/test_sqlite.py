@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from clocks import Clock
 
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
 from maestro_core.ledger import _database, open_ledger
@@ -23,11 +24,6 @@ CUSTOMER = Meter(("customer",))
 ACME = Attribution({"team": "growth", "customer": "acme", "run": "r1"}, (("agent", "boss"),))
 USD = 1_000_000_000
 NOBODY = 65_534
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
 
 
 @pytest.fixture
@@ -570,7 +566,7 @@ def test_caps_survive_a_reopen(path):
 
 def test_a_refused_reserve_is_forgotten_when_it_is_tried_again_a_day_later(path):
     daily = Meter((), (), "day")
-    clock = _Clock()
+    clock = Clock(1_763_900_000_000_000)
     with closing(open_ledger(f"sqlite:///{path}", clock=clock)) as ledger:
         request = hold(USD, (daily, USD))
         blocking = ledger.reserve(hold(USD, (daily, USD)))
@@ -583,10 +579,3 @@ def test_a_refused_reserve_is_forgotten_when_it_is_tried_again_a_day_later(path)
         ledger.settle(blocking.key, Settlement(cost_nanos=4))
         assert counters(ledger, daily) == {(): (3, 0, 0)}
         assert ledger.check() == []
-
-
-class _Clock:
-    now = 1_763_900_000_000_000
-
-    def now_us(self):
-        return self.now
