@@ -107,88 +107,43 @@ def corrected(key: str, rows: Sequence[Record], truth: Settlement, *, seq: int, 
 def released(hold: OpenHold, reason: str, *, seq: int, now_us: int) -> Record:
     """Return the row that gives a hold back; if it was presumed spent, the row takes that back, call included."""
     counted = hold.amount_nanos if hold.state == "presumed" else 0
-    return Record(
-        seq=seq,
-        kind="released",
-        key=hold.key,
-        at=from_micros(hold.at_us),
-        written_at=from_micros(now_us),
-        provider=hold.provider,
-        model=hold.model,
-        attribution=hold.attribution,
-        cost_nanos=-counted,
-        held_nanos=hold.amount_nanos,
-        estimated_nanos=-counted,
-        calls=-1 if hold.state == "presumed" else 0,
-        detail={"reason": reason},
-    )
+    return _row_of(
+        hold, "released", seq, hold.at_us, now_us,
+        cost_nanos=-counted, held_nanos=hold.amount_nanos, estimated_nanos=-counted,
+        calls=-1 if hold.state == "presumed" else 0, detail={"reason": reason},
+    )  # fmt: skip
 
 
 def presumed(hold: OpenHold, *, seq: int, now_us: int) -> Record:
     """Return the row that counts a hold as spent because its end was not seen; unpriced if nothing was held."""
-    return Record(
-        seq=seq,
-        kind="presumed",
-        key=hold.key,
-        at=from_micros(hold.at_us),
-        written_at=from_micros(now_us),
-        provider=hold.provider,
-        model=hold.model,
-        attribution=hold.attribution,
-        cost_nanos=hold.amount_nanos,
-        held_nanos=hold.amount_nanos,
-        estimated_nanos=hold.amount_nanos,
-        calls=1,
-        unpriced=() if hold.amount_nanos else ("*",),
-    )
+    amount = hold.amount_nanos
+    return _row_of(
+        hold, "presumed", seq, hold.at_us, now_us,
+        cost_nanos=amount, held_nanos=amount, estimated_nanos=amount, calls=1, unpriced=() if amount else ("*",),
+    )  # fmt: skip
 
 
 def refused(hold: Hold, detail: Mapping[str, Any], *, seq: int, now_us: int) -> Record:
     """Return the row of a call that was not admitted; what it would have needed is in the detail."""
-    at = from_micros(now_us)
+    return _row_of(hold, "refused", seq, now_us, now_us, detail={"needed_nanos": hold.amount_nanos, **detail})
+
+
+def _row_of(hold: Hold | OpenHold, kind: Kind, seq: int, at_us: int, now_us: int, **rest: Any) -> Record:
     return Record(
-        seq=seq,
-        kind="refused",
-        key=hold.key,
-        at=at,
-        written_at=at,
-        provider=hold.provider,
-        model=hold.model,
-        attribution=hold.attribution,
-        detail={"needed_nanos": hold.amount_nanos, **detail},
-    )
+        seq=seq, kind=kind, key=hold.key, at=from_micros(at_us), written_at=from_micros(now_us),
+        provider=hold.provider, model=hold.model, attribution=hold.attribution, **rest,
+    )  # fmt: skip
 
 
 def granted(key: str, run: str, detail: Mapping[str, Any], *, seq: int, now_us: int) -> Record:
     """Return the row of a run that a person let go on."""
-    at = from_micros(now_us)
-    return Record(
-        seq=seq,
-        kind="granted",
-        key=key,
-        at=at,
-        written_at=at,
-        provider="",
-        model="",
-        attribution=Attribution({"run": run}),
-        detail=detail,
-    )
+    asked = Hold(key, 0, "", "", Attribution({"run": run}))
+    return _row_of(asked, "granted", seq, now_us, now_us, detail=detail)
 
 
 def note(kind: Kind, detail: Mapping[str, Any], *, seq: int, now_us: int) -> Record:
     """Return a row about the ledger itself, which moves no money."""
-    at = from_micros(now_us)
-    return Record(
-        seq=seq,
-        kind=kind,
-        key=new_key(),
-        at=at,
-        written_at=at,
-        provider="",
-        model="",
-        attribution=Attribution(),
-        detail=detail,
-    )
+    return _row_of(Hold(new_key(), 0, "", "", Attribution()), kind, seq, now_us, now_us, detail=detail)
 
 
 def numbers(record: Record) -> tuple[int, int, int, int, int, int]:
