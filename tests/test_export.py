@@ -213,6 +213,17 @@ def told_nanos(metrics):
     return sum(round(point.as_double * 1e9) for point in metrics["maestro.cost.usd"].sum.data_points)
 
 
+def test_an_alert_of_the_last_moment_is_told(make_maestro, monkeypatch):
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_LOGS_EXPORTER", "otlp")
+        maestro = make_maestro()
+        maestro.telemetry.leave()  # as closing does before it looks at caps once more
+        assert maestro.telemetry.events.emit("maestro.alert", {})
+        maestro.close()
+    assert [record.event_name for record in receiver.logs] == ["maestro.alert"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_what_a_child_spends_is_told_once_and_as_its_own(ask, provider, make_maestro, monkeypatch):
     with HttpReceiver() as receiver:

@@ -128,6 +128,7 @@ def test_increase_alone_would_not_do(seen):
 
 def test_every_rule_is_sound_and_fires(seen):
     server, *_ = seen
+    assert server.comes('count(count by (alertname) (ALERTS{alertstate="firing"}))', 5)
     rules = server.rules()
     assert {name: rule["health"] for name, rule in rules.items()} == dict.fromkeys(rules, "ok")
     states = {name: rule["state"] for name, rule in rules.items() if rule["type"] == "alerting"}

@@ -51,7 +51,7 @@ class Telemetry:
         self._wants_spans, self._wants_metrics = export.wanted("traces"), export.wanted("metrics")
         self._wants_logs = export.wanted("logs")
         self._departures: list[export.Departure] = []
-        self._closed = False
+        self._left = self._closed = False
         self._missed = False
         self.metrics = Metrics(self._meters)
         self.events = Events(self._logs)
@@ -128,9 +128,9 @@ class Telemetry:
             )
 
     def leave(self) -> None:
-        """Begin to deliver what is queued of spans and metrics; `close` waits for it. Nothing is added to them any more."""
+        """Begin to deliver what is queued of spans and metrics; `close` waits for it. Only events may follow."""
         with self._lock:
-            self._closed, self._latest = True, None
+            self._left, self._latest = True, None
             made = (self._own_tracers, self._own_meters)
             self._own_tracers = self._own_meters = None
         self._departures.append(export.Departure([one.shutdown for one in made if one is not None]))
@@ -139,6 +139,7 @@ class Telemetry:
         """Wait until all is delivered, two seconds at most; the user's own providers are left alone."""
         self.leave()
         with self._lock:
+            self._closed = True
             logs, self._own_logs = self._own_logs, None
             departures, self._departures = self._departures, []
         if logs is not None:
@@ -166,7 +167,7 @@ class Telemetry:
         """Return a tracer of ours, if the environment asks for it, and keep the answer for as long as none is set."""
         with self._lock:
             tracer = None
-            if self._wants_spans and not self._closed:
+            if self._wants_spans and not self._left:
                 if self._own_tracers is None:
                     self._own_tracers = export.trace_provider(self._delivery)
                 tracer = self._own_tracers.get_tracer("maestro")
@@ -177,7 +178,7 @@ class Telemetry:
         if not self._wants_metrics:
             return None
         with self._lock:
-            if self._own_meters is None and not self._closed:
+            if self._own_meters is None and not self._left:
                 self._own_meters = export.metrics_provider()
             return self._own_meters
 
