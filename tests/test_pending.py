@@ -21,7 +21,7 @@ from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.trace import TracerProvider
 
 from maestro_core.telemetry import guard, pending
-from maestro_core.telemetry.instruments import Operated, instruments
+from maestro_core.telemetry.instruments import instruments
 from maestro_core.types import Call
 from maestro_langchain import MaestroCallbackHandler
 
@@ -129,29 +129,25 @@ def test_calls_in_threads_are_counted_while_others_read(provide, ask, provider, 
     assert spent_nanos(last) == provider.bill_nanos
 
 
-def test_a_reader_waits_for_what_a_call_is_recording(provide, make_maestro, monkeypatch):
+def test_a_reader_waits_for_what_a_call_is_recording(monkeypatch):
     monkeypatch.setattr(pending, "_MOST", 3)
-    reader = InMemoryMetricReader()
-    to = instruments(provide(reader))
-    recording, go_on = threading.Event(), threading.Event()
+    recording, go_on, recorded = threading.Event(), threading.Event(), []
 
-    def slowly():
+    def take(what):
         recording.set()
         go_on.wait(5)
-        to.settled(record)
+        recorded.append(what)
 
-    maestro = make_maestro()
-    call = Call(provider="openai", model="gpt-5-mini", input="x", max_output_tokens=10)
-    record = maestro.settle(maestro.reserve(call), USAGE)
-    to.pending.record()
-    for measurement in (slowly, int, int):
-        to.pending.add(measurement)
-    recorder = threading.Thread(target=lambda: to.pending.add(int))
-    recorder.start()
+    due = pending.Pending(take)
+    for number in range(3):
+        due.add(number)
+    caller = threading.Thread(target=due.add, args=(3,))
+    caller.start()
     assert recording.wait(5)
     threading.Timer(0.05, go_on.set).start()
-    assert spent_nanos(reader.get_metrics_data()) == 2 * record.cost_nanos
-    recorder.join()
+    due.record()
+    assert recorded == [0, 1, 2, 3]
+    caller.join()
 
 
 def test_what_nobody_reads_does_not_pile_up(provide, make_maestro, monkeypatch):
@@ -263,7 +259,7 @@ def test_one_that_cannot_be_recorded_costs_no_other(provide, ask, caplog, monkey
     reader = InMemoryMetricReader()
     to = instruments(provide(reader))
     ask()
-    to.pending.add(lambda: 1 / 0)
+    to.pending.add("no such call")
     ask()
     assert counted(reader.get_metrics_data()) == 2
     assert "telemetry failed" in caplog.text
@@ -272,11 +268,8 @@ def test_one_that_cannot_be_recorded_costs_no_other(provide, ask, caplog, monkey
 def test_what_was_said_does_not_wait_with_it(provide, ask):
     to = instruments(provide(InMemoryMetricReader()))
     ask()
-    kept = [argument for each in to.pending._due for argument in each.args]
-    kept += [part for each in kept if isinstance(each, Operated) for part in each]
-    assert {type(each).__name__ for each in kept} <= {
-        "Record", "Operated", "SpanContext", "str", "float", "NoneType"
-    }  # fmt: skip
+    (due,) = to.pending._due
+    assert {type(part).__name__ for part in due} <= {"str", "int", "float", "NoneType", "SpanContext"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -297,7 +290,7 @@ def test_a_forked_child_does_not_record_what_its_parent_will(provide, make_maest
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 11
-    assert len(to.pending._due) == 6
+    assert len(to.pending._due) == 3
     assert counted(reader.get_metrics_data()) == 3
 
 
@@ -330,16 +323,16 @@ def test_a_forked_child_tells_what_it_spends_and_no_more(provide, make_maestro, 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_fork_while_another_thread_records_leaves_the_child_free(provide):
-    to = instruments(provide(InMemoryMetricReader()))
+def test_a_fork_while_another_thread_records_leaves_the_child_free():
     recording, go_on = threading.Event(), threading.Event()
-    to.pending.add(lambda: (recording.set(), go_on.wait(5)))
-    recorder = threading.Thread(target=to.pending.record)
+    due = pending.Pending(lambda _: (recording.set(), go_on.wait(5)))
+    due.add("a call")
+    recorder = threading.Thread(target=due.record)
     recorder.start()
     assert recording.wait(5)
     threading.Timer(0.05, go_on.set).start()
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if to.pending._lock.acquire(timeout=5) else 1)
+        os._exit(0 if due._lock.acquire(timeout=5) else 1)
     recorder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

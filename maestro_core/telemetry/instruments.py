@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from maestro_core.types import CapStatus, Record
 
-__all__ = ["Instruments", "Labels", "Operated", "instruments"]
+__all__ = ["Instruments", "Operated", "instruments"]
 
 _log = logging.getLogger("maestro")
 
@@ -42,48 +42,45 @@ _log = logging.getLogger("maestro")
 _MOST_SERIES = 1_000
 _OTHER = "(other)"
 
-Labels = tuple[tuple[str, str], ...]
+# A call that has ended: its operation, provider and model, the model that answered ("" if unknown), tokens in and out and
+# until the first chunk in seconds (each if known), its duration in seconds, the class of its error ("" if there was none),
+# and the span for an exemplar. Neither the call, the error nor the span itself: they hold what was said.
+Operated = tuple[
+    names.Operation, str, str, str, int | None, int | None, float | None, float, str, "SpanContext"
+]
 
 
 class _Totals:
-    """Amounts by labels, of one metric."""
+    """Amounts of one metric, by the values of its labels; a label without a value is left out."""
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self, labels: Sequence[str], kept: int) -> None:
+        self._labels = labels
         self._kept = kept  # this many labels, from the front, are kept when there are too many series
         self._lock = fork_safe_lock()
-        self._amounts: dict[Labels, int] = defaultdict(int)
+        self._amounts: dict[tuple[str, ...], int] = defaultdict(int)
 
-    def add(self, labels: Labels, amount: int) -> None:
+    def add(self, values: tuple[str, ...], amount: int) -> None:
         with self._lock:
-            if len(self._amounts) >= _MOST_SERIES and labels not in self._amounts:
-                labels = (*labels[: self._kept], *((name, _OTHER) for name, _ in labels[self._kept :]))
-            self._amounts[labels] += amount
+            if len(self._amounts) >= _MOST_SERIES and values not in self._amounts:
+                values = (*values[: self._kept], *(value and _OTHER for value in values[self._kept :]))
+            self._amounts[values] += amount
 
-    def observed(self, divisor: int = 1) -> list[Observation]:
+    def observed(self, divisor: int) -> list[Observation]:
         with self._lock:
             found = list(self._amounts.items())
         return [
-            Observation(amount / divisor if divisor > 1 else amount, dict(labels)) for labels, amount in found
+            Observation(
+                amount / divisor if divisor > 1 else amount,
+                {label: value for label, value in zip(self._labels, values, strict=True) if value},
+            )
+            for values, amount in found
         ]
-
-
-class Operated(NamedTuple):
-    """A call that has ended. Neither the call itself, its error nor its span: they hold what was said."""
-
-    operation: names.Operation
-    provider: str
-    model: str
-    duration_s: float
-    record: Record | None
-    error: str  # its class; empty if there was none
-    first_chunk_s: float | None
-    exemplar: SpanContext
 
 
 class Instruments:
     """What one meter provider reads from us; made once for each in a process, however many Maestros there are.
 
-    What calls have to say goes through `pending`, which hands it to `settled`, `refused` and `operated` when somebody reads.
+    Money is counted at once; what calls took goes through `pending`, until somebody reads.
     """
 
     def __init__(self, provider: MeterProvider, *, again: bool = False) -> None:
@@ -93,27 +90,37 @@ class Instruments:
         self.inherited = False
         tell_child(self._forked)
         self.heard = not isinstance(meter, NoOpMeter)
-        self.pending = Pending()
+        self.pending: Pending[Operated] = Pending(self._record)
         self.watched: weakref.WeakKeyDictionary[object, Callable[[], Sequence[CapStatus]]] = (
             weakref.WeakKeyDictionary()
         )
         usd, calls = ("{USD}", NANOS_PER_USD), ("{call}", 1)
-        self._cost = self._total(meter, names.COST_METRIC, usd, "What calls cost.", kept=2)
-        self._by_agent = self._total(meter, names.COST_BY_AGENT, usd, "The same, by agent and tool.", kept=0)
-        self._corrections = self._total(
-            meter, names.CORRECTIONS_METRIC, usd, "By how much late truths lowered costs counted before.", kept=2
+        model, team = (names.PROVIDER, names.REQUEST_MODEL), names.TEAM
+
+        def total(name: str, unit: tuple[str, int], about: str, *labels: str, kept: int) -> _Totals:
+            return self._total(meter, name, unit, about, _Totals(labels, kept))
+
+        self._cost = total(
+            names.COST_METRIC, usd, "What calls cost.", *model, names.COST_SOURCE, team, names.FEATURE, kept=2
+        )
+        self._by_agent = total(
+            names.COST_BY_AGENT, usd, "The same, by agent and tool.", team, names.AGENT, names.TOOL, kept=0
+        )
+        self._corrections = total(
+            names.CORRECTIONS_METRIC, usd, "By how much late truths lowered costs counted before.", *model, kept=2
         )  # fmt: skip
-        self._refusals = self._total(
-            meter, names.REFUSALS_METRIC, calls, "Calls that a cap did not admit.", kept=1
+        self._refusals = total(
+            names.REFUSALS_METRIC, calls, "Calls that a cap did not admit.", names.REASON, names.CAP, team, kept=1
+        )  # fmt: skip
+        self._overruns = total(
+            names.OVERRUNS_METRIC, calls, "Calls that cost more than was held.", *model, kept=2
         )
-        self._overruns = self._total(
-            meter, names.OVERRUNS_METRIC, calls, "Calls that cost more than was held.", kept=2
+        self._decisions = total(
+            names.DECISIONS_METRIC, calls, "Calls by the endpoint chosen.", names.ENDPOINT, team, kept=1
         )
-        self._decisions = self._total(
-            meter, names.DECISIONS_METRIC, calls, "Calls by the endpoint chosen.", kept=1
-        )
-        self._failovers = self._total(
-            meter, names.FAILOVERS_METRIC, calls, "Calls that an endpoint failed and another took over.", kept=1
+        self._failovers = total(
+            names.FAILOVERS_METRIC, calls, "Calls that an endpoint failed and another took over.", names.ENDPOINT,
+            names.REASON, team, kept=1,
         )  # fmt: skip
         meter.create_observable_gauge(
             names.HEADROOM_METRIC, [lambda _: self._caps()[0]], "{USD}", "Of each cap's tightest bucket."
@@ -128,54 +135,51 @@ class Instruments:
 
     def settled(self, record: Record) -> None:
         """Count what a journal row adds to the bill; the sum over all series is the ledger's."""
+        nanos, model = record.cost_nanos, (_spelled(record.provider), record.model)
+        innermost: dict[str, str] = dict(record.attribution.path)  # which stand last
+        whom = {**record.attribution.dimensions, **innermost}
+        team = whom.get("team", UNATTRIBUTED)
+        if nanos < 0:
+            self._corrections.add(model, -nanos)
+        elif nanos:
+            source, feature = cost_source(record), whom.get("feature", UNATTRIBUTED)
+            self._cost.add((*model, source, team, feature), nanos)
+            self._by_agent.add((team, whom.get("agent", ""), whom.get("tool", "")), nanos)
         if record.overrun:
-            self._overruns.add(_model(record.provider, record.model), 1)
-        self._routed(record)
-        if record.cost_nanos < 0:
-            self._corrections.add(_model(record.provider, record.model), -record.cost_nanos)
-        elif record.cost_nanos:
-            value = record.attribution.value
-            team = names.TEAM, value("team")
-            source, feature = (names.COST_SOURCE, cost_source(record)), (names.FEATURE, value("feature"))
-            self._cost.add((*_model(record.provider, record.model), source, team, feature), record.cost_nanos)
-            parts = (names.AGENT, value("agent")), (names.TOOL, value("tool"))
-            known = tuple(part for part in parts if part[1] != UNATTRIBUTED)
-            self._by_agent.add((team, *known), record.cost_nanos)
-
-    def refused(self, where: Labels) -> None:
-        """Count a refusal."""
-        self._refusals.add(where, 1)
-
-    def operated(self, call: Operated) -> None:
-        """Record how long a call took, and its tokens."""
-        context = trace.set_span_in_context(trace.NonRecordingSpan(call.exemplar), Context())
-        where: dict[str, AttributeValue] = {names.OPERATION: call.operation}
-        where.update(_model(call.provider, call.model))
-        if call.record is not None:
-            if answered := call.record.detail.get("response_model"):
-                where[names.RESPONSE_MODEL] = answered
-            for kind, histogram in self._tokens.items():
-                count = call.record.usage.get(f"{kind}_tokens")
-                if count is not None:
-                    histogram.record(count, {**where, names.TOKEN_TYPE: kind}, context)
-        if call.first_chunk_s is not None:
-            self._first_chunk.record(call.first_chunk_s, where, context)
-        if call.error:
-            where[names.ERROR_TYPE] = call.error
-        self._duration.record(call.duration_s, where, context)
-
-    def _routed(self, record: Record) -> None:
+            self._overruns.add(model, 1)
         decision = record.detail.get("decision")
         if decision and record.calls:
-            team = names.TEAM, record.attribution.value("team")
-            self._decisions.add(((names.ENDPOINT, decision["chosen"]), team), 1)
+            self._decisions.add((decision["chosen"], team), 1)
             for each in record.detail.get("attempts", ()):
-                reason = names.REASON, each["failed"]
-                self._failovers.add(((names.ENDPOINT, each["endpoint"]), reason, team), 1)
+                self._failovers.add((each["endpoint"], each["failed"], team), 1)
 
-    def _total(self, meter: Meter, name: str, unit: tuple[str, int], about: str, *, kept: int) -> _Totals:
-        """Return a sum that the SDK reads; `unit` is its name and how many of ours are one of it."""
-        totals = _Totals(kept)
+    def refused(self, reason: str, cap: str, team: str) -> None:
+        """Count a refusal."""
+        self._refusals.add((reason, cap, team), 1)
+
+    def _record(self, call: Operated) -> None:
+        """Record how long a call took, and its tokens."""
+        operation, provider, model, answered, tokens_in, tokens_out, first_s, taken_s, error, span = call
+        context = trace.set_span_in_context(trace.NonRecordingSpan(span), Context())
+        where: dict[str, AttributeValue] = {
+            names.OPERATION: operation,
+            names.PROVIDER: _spelled(provider),
+            names.REQUEST_MODEL: model,
+        }
+        if answered:
+            where[names.RESPONSE_MODEL] = answered
+        if tokens_in is not None:
+            self._input.record(tokens_in, {**where, names.TOKEN_TYPE: "input"}, context)
+        if tokens_out is not None:
+            self._output.record(tokens_out, {**where, names.TOKEN_TYPE: "output"}, context)
+        if first_s is not None:
+            self._first_chunk.record(first_s, where, context)
+        if error:
+            where[names.ERROR_TYPE] = error
+        self._duration.record(taken_s, where, context)
+
+    def _total(self, meter: Meter, name: str, unit: tuple[str, int], about: str, totals: _Totals) -> _Totals:
+        """Let the SDK read sums; `unit` is its name and how many of ours are one of it."""
         spelled, divisor = unit
 
         def read(_: CallbackOptions) -> Iterable[Observation]:
@@ -198,13 +202,12 @@ class Instruments:
         self._first_chunk = histogram(
             names.LATEST_FIRST_CHUNK if latest else names.FIRST_CHUNK, "s", "Until a stream's first chunk.", seconds
         )  # fmt: skip
-        self._tokens = {
-            kind: histogram(
-                names.LATEST_TOKENS.format(kind) if latest else names.TOKEN_USAGE, "{token}", "Tokens of calls.", tokens
-            )
-            for kind in (("input", "output") if latest else ("input",))
-        }  # fmt: skip
-        self._tokens.setdefault("output", self._tokens["input"])
+        about = "Tokens of calls."
+        if latest:
+            self._input = histogram(names.LATEST_TOKENS.format("input"), "{token}", about, tokens)
+            self._output = histogram(names.LATEST_TOKENS.format("output"), "{token}", about, tokens)
+        else:
+            self._input = self._output = histogram(names.TOKEN_USAGE, "{token}", about, tokens)
 
     def _caps(self) -> tuple[list[Observation], list[Observation]]:
         """Return headroom and use of each cap's tightest bucket: as many series as there are caps."""
@@ -228,8 +231,8 @@ class Instruments:
         return headroom, used
 
 
-def _model(provider: str, model: str) -> Labels:
-    return (names.PROVIDER, names.PROVIDER_NAMES.get(provider, provider)), (names.REQUEST_MODEL, model)
+def _spelled(provider: str) -> str:
+    return names.PROVIDER_NAMES.get(provider, provider)
 
 
 _instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()

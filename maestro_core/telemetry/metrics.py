@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
 
-from . import names
 from .guard import failed, harmless
-from .instruments import Operated, instruments
+from .instruments import instruments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from maestro_core.errors import CapExceeded
     from maestro_core.types import Call, CapStatus, Record
 
+    from . import names
     from .instruments import Instruments
 
 __all__ = ["Metrics"]
@@ -28,7 +27,7 @@ __all__ = ["Metrics"]
 class Metrics:
     """The metrics of one Maestro, given to the user's meter provider, or to our own if only an endpoint is set.
 
-    A call only notes what there is to record (`Pending` says why), and nothing at all where nobody can read it.
+    A call only notes what it took (`Pending` says why), and nothing at all where nobody can read it.
     """
 
     def __init__(self, own: Callable[[], MeterProvider | None]) -> None:
@@ -57,7 +56,7 @@ class Metrics:
         try:
             to = self._instruments()
             if to is not None:
-                to.pending.add(partial(to.settled, record))
+                to.settled(record)
         except Exception:  # noqa: BLE001 - as in `harmless`
             failed("Metrics.settled")
 
@@ -66,9 +65,7 @@ class Metrics:
         """Count a refusal."""
         to = self._instruments()
         if to is not None:
-            team = names.TEAM, call.attribution.value("team")
-            where = (names.REASON, error.reason), (names.CAP, str(error.cap)), team
-            to.pending.add(partial(to.refused, where))
+            to.refused(error.reason, str(error.cap), call.attribution.value("team"))
 
     def operated(
         self,
@@ -81,17 +78,23 @@ class Metrics:
         first_chunk_s: float | None = None,
         span: Span | None = None,
     ) -> None:
-        """Record how long a call took, and its tokens; `span`, or else the current one, becomes the exemplar."""
+        """Note how long a call took, and its tokens; `span`, or else the current one, becomes the exemplar."""
         try:
             to = self._instruments()
             if to is None:
                 return
+            answered, tokens_in, tokens_out = "", None, None
+            if record is not None:
+                answered = record.detail.get("response_model") or ""
+                tokens_in, tokens_out = record.usage.get("input_tokens"), record.usage.get("output_tokens")
             what = "" if error is None else type(error).__qualname__
-            seen = (span or trace.get_current_span()).get_span_context()
-            ended = Operated(
-                operation, call.provider, call.model, duration_s, record, what, first_chunk_s, seen
-            )
-            to.pending.add(partial(to.operated, ended))
+            exemplar = (span or trace.get_current_span()).get_span_context()
+            to.pending.add(
+                (
+                    operation, call.provider, call.model, answered, tokens_in, tokens_out, first_chunk_s, duration_s,
+                    what, exemplar,
+                )
+            )  # fmt: skip
         except Exception:  # noqa: BLE001 - as in `harmless`
             failed("Metrics.operated")
 
