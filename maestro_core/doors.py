@@ -231,11 +231,11 @@ class Doors:
         offered, inside = _offer.set(offer), lineage.set((*lineage.get(), reservation.key))
         try:
             yield offer
-        except BaseException:
+        except BaseException as error:
             # A cancelled call tells no handler that it ended. It may have been billed, so its money is presumed spent;
             # one that ended in another way is closed already.
             if offer.taken:
-                self._maestro.runs.abandon(reservation.key)
+                self._maestro.runs.abandon(reservation.key, error)
             raise
         finally:
             lineage.reset(inside)

@@ -180,11 +180,13 @@ class Maestro:
                 self.admission.closed(reservation.key)
                 self._tell(record)
 
-    def presume(self, keys: Collection[str]) -> None:
+    def presume(self, keys: Collection[str]) -> Sequence[Record]:
         """Count the open holds with these keys as spent, until their truth is known; it is posted as a correction."""
-        for record in self.ledger.presume(keys=keys):
+        records = self.ledger.presume(keys=keys)
+        for record in records:
             self.admission.closed(record.key)
             self._tell(record)
+        return records
 
     async def areserve(self, call: Call) -> Reservation:
         """As `reserve`. The embedded ledgers answer in microseconds, so it does not leave the event loop's thread."""

@@ -17,7 +17,7 @@ from .forks import tell_child
 from .runtree import RunTree, not_sent, upwards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from opentelemetry.trace import Span
 
@@ -71,12 +71,20 @@ class Runs(RunTree):
     def _settle_use(self, paid: Reservation) -> None:
         self._safely(self._maestro.settle, paid, None)
 
-    def _left(self, run: Run) -> None:
-        keys = [
-            self._calls[call_id].reservation.key for call_id in tuple(run.calls) if call_id in self._calls
-        ]
-        if keys:
-            self._safely(self._maestro.presume, keys)
+    def _left(self, run: Run, error: BaseException | None) -> None:
+        if run.calls:
+            self._presume(
+                [self._calls[call_id] for call_id in tuple(run.calls) if call_id in self._calls], error
+            )
+
+    def _presume(self, calls: Sequence[_OpenCall], error: BaseException | None) -> None:
+        """Calls are left: they count as spent, and are shown so. If they end after all, only the money is corrected."""
+        found = self._safely(self._maestro.presume, [call.reservation.key for call in calls]) or ()
+        records = {record.key: record for record in found}
+        for call in calls:
+            record = records.get(call.reservation.key)
+            self._show(call, record, error)
+            call.drawing = call.parent = None
 
     def _forgotten(self, run: Run) -> None:
         for call_id in run.calls:
@@ -235,19 +243,17 @@ class Runs(RunTree):
             self._safely(self._maestro.release, call.reservation, reason)
             self._tell(call, taken_ns, None, error)
 
-    def abandon(self, key: str) -> None:
-        """A call was left without its end being reported: presume it spent and end its span.
+    def abandon(self, key: str, error: BaseException | None = None) -> None:
+        """A call was left without its end being reported: presume it spent and end its span; `error` is what left it.
 
-        If it ends after all, that is settled as ever. Nothing happens to one that is closed already. Never raises: whoever leaves it has an error of its own.
+        If it ends after all, that is settled as ever. Nothing happens to one that is closed already. Never raises: whoever
+        leaves it has an error of its own.
         """
         for run_id in [i for i, call in tuple(self._calls.items()) if call.reservation.key == key]:
             call = self._pop(run_id)
             if call is not None:
-                self._safely(self._maestro.presume, [key])
-                if call.drawing is not None:
-                    call.drawing.end()
-                # Its span and the totals around it are closed; only the money is open.
-                self._abandoned[run_id] = replace(call, drawing=None, parent=None)
+                self._presume([call], error)
+                self._abandoned[run_id] = call
                 if len(self._abandoned) > _MOST_ABANDONED:
                     with suppress(RuntimeError):  # another thread is at it, too
                         self._abandoned.pop(next(iter(self._abandoned)), None)
@@ -256,6 +262,20 @@ class Runs(RunTree):
         self, call: _OpenCall, taken_ns: int, record: Record | None, error: BaseException | None
     ) -> None:
         """Show a call that has ended, on its span, on those around it and in the metrics."""
+        drawing = call.drawing
+        first_chunk_s = self._show(call, record, error)
+        self._maestro.telemetry.metrics.operated(
+            _operation(call.seen),
+            call.reservation.call,
+            taken_ns / 1e9,
+            record=record,
+            error=error,
+            first_chunk_s=first_chunk_s,
+            span=drawing.span if drawing else None,
+        )
+
+    def _show(self, call: _OpenCall, record: Record | None, error: BaseException | None) -> float | None:
+        """Close a call's span, and add its cost to those around it; return when the first part of its answer came."""
         drawing, first_chunk_s = call.drawing, None
         if call.first_chunk_ns:
             first_chunk_s = (call.first_chunk_ns - call.began_ns) / 1e9
@@ -267,15 +287,7 @@ class Runs(RunTree):
             drawing.first_chunk_s = first_chunk_s
             if drawing.end(record, error) is False:
                 self._maestro.telemetry.missed()
-        self._maestro.telemetry.metrics.operated(
-            _operation(call.seen),
-            call.reservation.call,
-            taken_ns / 1e9,
-            record=record,
-            error=error,
-            first_chunk_s=first_chunk_s,
-            span=drawing.span if drawing else None,
-        )
+        return first_chunk_s
 
     def _pop(self, run_id: Hashable) -> _OpenCall | None:
         call = self._calls.pop(run_id, None) or self._abandoned.pop(run_id, None)

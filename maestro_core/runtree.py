@@ -99,8 +99,8 @@ class RunTree(ABC):
         """A tool that has a price has been used."""
 
     @abstractmethod
-    def _left(self, run: Run) -> None:
-        """A run has ended, and the calls that are open inside of it are left."""
+    def _left(self, run: Run, error: BaseException | None) -> None:
+        """A run is about to end, by an error if there is one, and the calls that are open inside of it are left."""
 
     @abstractmethod
     def _forgotten(self, run: Run) -> None:
@@ -209,13 +209,14 @@ class RunTree(ABC):
         run.ended = True
         if run.paid is not None:
             self._settle_use(run.paid)
+        if run.root is run:
+            self._left(run, error)
         if run.drawing is not None:
             run.drawing.end(error=error, run_cost_nanos=run.cost_nanos)
         if run.use is not None:
             self._maestro.circles.end(run.use, result, failed=failed, error=error)
         if run.root is run:
             self._maestro.circles.forget(run.instance)
-            self._left(run)
 
     def _forget(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -232,6 +233,34 @@ def test_a_request_that_was_not_billed_has_no_cost(spans, provider, openai, make
     assert "gen_ai.usage.cost" not in span.attributes
     assert "maestro.cost.nano_usd" not in span.attributes
     assert span.attributes["error.type"]
+
+
+@pytest.mark.parametrize("door", ["handler", "middleware", "routed", "chain"])
+async def test_a_cancelled_call_is_shown_at_what_it_counts_for(spans, provider, openai, make_maestro, door):
+    maestro, arrived = make_maestro(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def reply(request):
+        loop.call_soon_threadsafe(arrived.set)
+        return Reply(delay_s=1)
+
+    provider.reply = reply
+    model = RoutedChatModel(endpoints=[openai()], maestro=maestro) if door == "routed" else openai()
+    middleware = [MaestroMiddleware(maestro)] if door == "middleware" else []
+    agent = create_agent(model, [], middleware=middleware, name="boss") if door != "chain" else model | str
+    config = {"callbacks": [MaestroCallbackHandler(maestro)]}
+    task = asyncio.create_task(agent.ainvoke(ASKED if door != "chain" else "go", config=config))
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (chat,) = [s for s in spans.get_finished_spans() if s.name == "chat gpt-5-mini"]
+    counted = round(maestro.report("team", since="all").total * 10**9)
+    assert chat.attributes["maestro.cost.nano_usd"] == counted > 0
+    assert chat.attributes["maestro.cost.source"] == "estimated"
+    assert chat.attributes["error.type"] == "CancelledError"
+    for top in (s for s in spans.get_finished_spans() if s.name == "invoke_agent boss"):
+        assert round(top.attributes["maestro.run.cost.usd"] * 1e9) == counted
 
 
 def test_a_call_stands_below_the_users_current_span(spans, openai, make_maestro):
