@@ -134,7 +134,7 @@ class Doors:
             CapExceeded, PriceNotFound, LedgerUnavailable, MaestroError: As `Maestro.reserve`; `held` only after `wait_s`.
         """
         wake = threading.Event()
-        with self._shown(call, parent_id):
+        try:
             request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
             steps = self._steps(request, wake.set, may_wait=not _runs_event_loop())
             try:
@@ -143,7 +143,10 @@ class Doors:
                     wake.clear()
             finally:  # an interrupt's traceback would keep the place in line
                 steps.close()
-            return steps.reservation
+            return steps.reservation  # noqa: TRY300 - it may raise the refusal
+        except CapExceeded as error:
+            self._maestro.runs.refused(parent_id, call, error)
+            raise
 
     async def areserve(
         self,
@@ -157,7 +160,7 @@ class Doors:
         """As `reserve`; waits without blocking the event loop."""
         wake = asyncio.Event()
         loop = asyncio.get_running_loop()
-        with self._shown(call, parent_id):
+        try:
             request = self._maestro.admission.prepare(call, fits=fits, keeps_last=keeps_last, last=last)
             steps = self._steps(request, lambda: _wake_on(loop, wake), may_wait=True)
             try:
@@ -170,12 +173,7 @@ class Doors:
                         wake.clear()
             finally:
                 steps.close()
-            return steps.reservation
-
-    @contextmanager
-    def _shown(self, call: Call, parent_id: Hashable | None) -> Iterator[None]:
-        try:
-            yield
+            return steps.reservation  # noqa: TRY300 - it may raise the refusal
         except CapExceeded as error:
             self._maestro.runs.refused(parent_id, call, error)
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .forks import fork_safe_lock
@@ -13,13 +12,15 @@ from .money import PICOS_PER_NANO
 from .types import Fit
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from .types import Call, Cost
 
 __all__ = ["Outputs", "fit", "tokens_for"]
 
 _KEPT = 200
 _ENOUGH = 50
-_COMFORT = Fraction(3, 2)
+_HALVES = 3
 _MOST_SERIES = 10_000
 
 
@@ -62,7 +63,7 @@ class Outputs:
             series = self._series.get(_series_of(call))
             if series is None or len(series.ordered) < _ENOUGH:
                 return -(-ceiling // 2)
-            return min(ceiling, int(series.p99() * _COMFORT) + 1)
+            return min(ceiling, series.p99() * _HALVES // 2 + 1)
 
 
 def _series_of(call: Call) -> tuple[str, str, str]:

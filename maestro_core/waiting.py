@@ -261,6 +261,7 @@ class Line:
             ending |= more
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Desk(Generic[T]):
     """Where a caller asks for money.
