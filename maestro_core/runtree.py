@@ -213,8 +213,10 @@ class RunTree(ABC):
             self._left(run, error)
         if run.drawing is not None:
             run.drawing.end(error=error, run_cost_nanos=run.cost_nanos)
+            run.span = run.drawing.fade() or run.span
         if run.use is not None:
             self._maestro.circles.end(run.use, result, failed=failed, error=error)
+            run.use = None
         if run.root is run:
             self._maestro.circles.forget(run.instance)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 
 import pytest
 from langchain.agents import create_agent
@@ -58,6 +60,29 @@ def test_the_tree_is_agent_tool_and_model(spans, researcher, provider, make_maes
     assert chat.attributes["gen_ai.provider.name"] == "openai"
     assert chat.attributes["gen_ai.usage.input_tokens"] == 1_200
     assert chat.attributes["gen_ai.usage.cache_read.input_tokens"] == 1_000
+
+
+def test_a_span_that_has_ended_is_not_kept(spans, researcher, make_maestro):
+    class Watching(SpanProcessor):
+        def on_start(self, span, parent_context=None):
+            started.append(weakref.ref(span))
+
+    started = []
+    trace.get_tracer_provider().add_span_processor(Watching())
+    maestro = make_maestro()
+    ask(researcher, maestro)
+    gc.collect()
+    assert [each() for each in started] == [None] * 4
+
+
+def test_what_comes_after_its_agents_end_stands_below_it(spans, make_maestro):
+    runs = make_maestro().runs
+    runs.enter("a", None, kind="agent", name="boss")
+    runs.leave("a")
+    runs.enter("t", "a", kind="tool", name="search")
+    runs.leave("t")
+    agent, tool = spans.get_finished_spans()
+    assert (tool.context.trace_id, tool.parent.span_id) == (agent.context.trace_id, agent.context.span_id)
 
 
 def test_span_costs_add_up_to_the_bill(spans, researcher, provider, make_maestro):

@@ -72,6 +72,13 @@ class Drawing:
         """The span that we drew, below which others may stand."""
         return self._own
 
+    def fade(self) -> Span | None:
+        """It has ended, and is kept for what comes late: forget what stands on it; return what may be stood below."""
+        self._attributes, self._found, self._late = {}, None, None
+        if self._own is not None:
+            self._own = trace.NonRecordingSpan(self._own.get_span_context())
+        return self._own
+
     @harmless
     def belongs(self, attribution: Attribution) -> None:
         """Whom it is for has become known after it began."""
