@@ -162,7 +162,7 @@ def test_a_late_settle_posts_the_truth(url, ledger):
 
 
 def test_many_lost_holds_are_presumed_in_short_transactions(url, ledger, monkeypatch):
-    monkeypatch.setattr("maestro_core.ledger.sqlite._PAGE", 3)
+    monkeypatch.setattr("maestro_core.ledger.sqlite._STEP", 3)
     script = HOLDER.replace("held = ", "held = [").replace(
         "))\nprint(held.key", ")) for _ in range(10)][0]\nprint(held.key"
     )

@@ -8,17 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maestro_core.caps import window
 from maestro_core.clock import Clock, SystemClock, to_micros
 from maestro_core.errors import LedgerUnavailable, ReservationClosed
-from maestro_core.types import Bucket, Held, Hold, Meter, Note, OpenHold, Record, Refused, Settlement, Sum
+from maestro_core.types import Held, OpenHold, Refused
 
-from . import _records, _reports, _tickets
+from . import _records, _tickets
 from ._counters import Counters, Row
 from ._database import Database
 from ._filling import fill
+from ._inquiries import Inquiries
 from ._limits import withdraw
-from ._notes import keep_note, read_notes
+from ._notes import keep_note
 from ._owners import Owners
 from ._queries import (
     ASK_BEFORE_CLOSING,
@@ -27,23 +27,21 @@ from ._queries import (
     find_hold,
     find_note,
     find_rows,
-    open_holds,
-    read_page,
-    span,
     stale_keys,
 )
-from ._rows import INSERT_HOLD, AttributionIds, insert_record, read_meters, unpacked_values
+from ._rows import INSERT_HOLD, AttributionIds, insert_record
 from ._rules import Place, admit
-from ._totals import Totals
-from ._upkeep import Moment, Upkeep
+from ._upkeep import Moment
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+    from maestro_core.types import Hold, Meter, Record, Settlement
 
 __all__ = ["SQLiteLedger"]
 
-_PAGE = 500  # records read at a time, so that a slow reader of `records` holds nothing up
+_STEP = 500  # holds that are presumed spent at a time, so that a crowd of them holds nothing up
 
 
 class _Opened(NamedTuple):
@@ -56,7 +54,7 @@ class _Opened(NamedTuple):
     seq: int
 
 
-class SQLiteLedger(Upkeep):
+class SQLiteLedger(Inquiries):
     """A ledger in a SQLite file, which is created or brought to the current schema when opened.
 
     Args:
@@ -73,7 +71,6 @@ class SQLiteLedger(Upkeep):
         self._clock = clock or SystemClock()
         self._database = Database(Path(path))
         self._attributions = AttributionIds()
-        self._seen_us = self._stored_us = 0
         self._counters = Counters()
         self._company = _tickets.Company()
         self._owners = Owners(self._database.path)
@@ -81,11 +78,6 @@ class SQLiteLedger(Upkeep):
         self._close = weakref.finalize(self, _close, self._database, self._owners, self._announced)
         if repair:
             self._repair_newest()
-
-    def now_us(self) -> int:
-        """Return the store's time in microseconds; it never goes back."""
-        with self._database.reading as connection:
-            return self._now_us(connection)
 
     def declare(self, meters: Sequence[Meter]) -> None:
         """Count for these meters from now on; a new one starts with this window's records and open holds."""
@@ -201,13 +193,9 @@ class SQLiteLedger(Upkeep):
             stale = stale_keys(connection, self._owners, older_than_us, keys)
         records: list[Record] = []
         while stale:  # nobody is alive for a hold again, so it need not be asked twice
-            records += self._presume(stale[:_PAGE])
-            del stale[:_PAGE]
+            records += self._presume(stale[:_STEP])
+            del stale[:_STEP]
         return records
-
-    def changed(self) -> int:
-        """Return a number that is another one after any write to the file, by whatever process."""
-        return self._database.changed()
 
     def withdraw(self, key: str) -> None:
         """Take back the ticket of a call that does not wait any more; nothing happens if it has none."""
@@ -217,64 +205,11 @@ class SQLiteLedger(Upkeep):
         with self._database.writing as connection:
             connection.execute("DELETE FROM tickets WHERE key = ?", (key,))
 
-    def meters(self) -> list[Meter]:
-        """Return every meter that the ledger counts for."""
-        with self._database.reading as connection:
-            return [counted.meter for counted in read_meters(connection).values()]
-
-    def buckets(self, meter: Meter) -> list[Bucket]:
-        """Return a meter's buckets of the current window (all buckets, where it has no windows)."""
-        with self._database.reading as connection:
-            current = window(meter.every, meter.time_zone, self._now_us(connection))
-            rows = connection.execute(
-                "SELECT value, spent_nanos, held_nanos, presumed_nanos FROM buckets JOIN meters USING (meter_id)"
-                " WHERE name = ? AND window_start_us = ?",
-                (meter.id, current.start_us if current else 0),
-            ).fetchall()
-        found = [Bucket(meter, unpacked_values(value), current, *counter) for value, *counter in rows]
-        return sorted(found, key=lambda bucket: bucket.values)
-
-    def holds(self) -> list[OpenHold]:
-        """Return the open and the presumed holds, oldest first."""
-        with self._database.reading as connection:
-            return open_holds(connection)
-
-    def records(
-        self, *, since_us: int = 0, until_us: int | None = None, run: str | None = None
-    ) -> Iterator[Record]:
-        """Yield journal rows of calls reserved in [since_us, until_us), in the order they were written."""
-        with self._database.reading as connection:
-            first, last = span(connection, since_us, until_us, run)
-        while first <= last:
-            with self._database.reading as connection:
-                page = read_page(connection, (first, last), (since_us, until_us), run, _PAGE)
-            yield from page
-            first = page[-1].seq + 1 if page else last + 1
-
-    def sums(
-        self,
-        by: Sequence[str],
-        *,
-        since_us: int = 0,
-        until_us: int | None = None,
-        where: Mapping[str, str] | None = None,
-    ) -> list[Sum]:
-        """Add up the journal by dimensions (`provider` and `model` are dimensions too); `by=()` gives one total row."""
-        totals = Totals(by, where)
-        with self._database.reading as connection:
-            _reports.add_up(connection, totals, since_us, until_us)
-        return totals.sums()
-
     def keep(self, key: str, kind: str, body: Mapping[str, Any], *, revision: int = 0) -> bool:
         """Write a note, if the note with this key is at that revision (0: there is none yet); return whether it was."""
         with self._database.writing as connection:
             now_us = self._begin(connection).now_us
             return keep_note(connection, key, kind, body, revision=revision, now_us=now_us)
-
-    def notes(self, kind: str, *, key: str | None = None, since_us: int = 0) -> list[Note]:
-        """Return the notes of a kind that were written at or after that time, oldest first; or the one with a key."""
-        with self._database.reading as connection:
-            return read_notes(connection, kind, key, since_us)
 
     @staticmethod
     def _since_boot_us() -> int:
@@ -293,17 +228,6 @@ class SQLiteLedger(Upkeep):
         if version != self._counters.version:
             self._counters.refresh(connection, version)
         return Moment(self._latest_us(clock_us), (last or 0) + 1)
-
-    def _latest_us(self, stored_us: int) -> int:
-        if stored_us < self._stored_us:  # only a person sets it back: `correct_clock`
-            self._seen_us = 0
-        self._stored_us = stored_us
-        self._seen_us = max(self._seen_us, stored_us, self._clock.now_us())
-        return self._seen_us
-
-    def _now_us(self, connection: sqlite3.Connection) -> int:
-        (stored_us,) = connection.execute("SELECT clock_us FROM store").fetchone()
-        return self._latest_us(stored_us)
 
     def _presume(self, keys: Sequence[str]) -> list[Record]:
         records: list[Record] = []
@@ -359,15 +283,16 @@ class SQLiteLedger(Upkeep):
         standing: Mapping[str, _tickets.Standing],
     ) -> int | Refused:
         """Return how much to hold, or who refuses it, with a regard to other processes; and keep the caller's ticket."""
-        if not standing and (hold.ticket is None or not hold.ticket.waits):
-            return admit(hold, places, now_us)  # nobody has a ticket, and who cannot wait gets none
         tick_us = self._since_boot_us()
-        amount = admit(hold, places, now_us, _tickets.promised(standing, hold, tick_us))
-        (version,) = connection.execute("PRAGMA data_version").fetchone()
-        if self._company.expected(version, tick_us) and not isinstance(amount, Refused):
-            amount = _tickets.too_soon(standing, hold, places, now_us, tick_us) or amount
-        ticket = _tickets.renewed(standing, hold, amount, tick_us)
-        _tickets.write(connection, standing, hold.key, ticket, tick_us)
+        aside = _tickets.promised(standing, hold, tick_us) if standing else {}
+        amount = admit(hold, places, now_us, aside)
+        if hold.ticket is not None and hold.ticket.waits:
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if self._company.expected(version, tick_us) and not isinstance(amount, Refused):
+                amount = _tickets.too_soon(standing, hold, places, now_us, tick_us) or amount
+        if standing or isinstance(amount, Refused):
+            ticket = _tickets.renewed(standing, hold, amount, tick_us)
+            _tickets.write(connection, standing, hold.key, ticket, tick_us)
         return amount
 
     def _close_hold(
