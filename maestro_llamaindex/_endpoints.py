@@ -16,6 +16,7 @@ from ._classes import silent
 from ._models import (
     LIMITS,
     base_url,
+    can_limit,
     least_output_tokens,
     limit_kwargs,
     model_name,
@@ -99,7 +100,7 @@ def _served(endpoint: Endpoint, name: str) -> Served:
         max_output_tokens=own_limit(llm, {}, governed=True),
         least_output_tokens=least_output_tokens(llm),
         tier=getattr(llm, "service_tier", None),
-        fits=limit_kwargs(llm, 1) is not None,
+        fits=can_limit(llm),
         retries=retries,
         lacks=frozenset() if isinstance(llm, FunctionCallingLLM) else frozenset({"tools"}),
         carried=tuple(_carried(llm)),

@@ -15,6 +15,7 @@ __all__ = [
     "attempts_of",
     "base_url",
     "beside",
+    "can_limit",
     "is_legacy_completion",
     "least_output_tokens",
     "limit_kwargs",
@@ -73,6 +74,24 @@ def read(component: Any, name: str) -> Any:
     return getattr(component, name, None) if has else None
 
 
+_classes_have: dict[tuple[type, tuple[str, ...]], list[str]] = {}
+
+
+def _those(component: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return those of these fields that a component has: as `read`, of several at once."""
+    fields = component.__dict__
+    found = {name: fields[name] for name in names if name in fields}
+    kind = type(component)
+    others = _classes_have.get((kind, names))
+    if others is None:
+        takes_any = kind.model_config.get("extra") == "allow"
+        others = _classes_have[kind, names] = [name for name in names if takes_any or hasattr(kind, name)]
+    for name in others:
+        if name not in found:
+            found[name] = getattr(component, name, None)
+    return found
+
+
 _known: dict[type, list[str]] = {}
 
 
@@ -110,7 +129,11 @@ def model_name(component: Any) -> str:
 
 def base_url(component: Any) -> str:
     """Return where requests go, if that is not the maker's own place; never with credentials."""
-    return place_of(next((url for name in _URLS if (url := read(component, name))), None))
+    found = _those(component, _URLS)
+    for name in _URLS:
+        if url := found.get(name):
+            return place_of(url)
+    return ""
 
 
 # Content that the provider keeps, and bills as if it were sent.
@@ -141,6 +164,13 @@ def is_legacy_completion(llm: Any) -> bool:
         except ValueError:  # a model that LlamaIndex does not know; it will say so itself
             return False
     return _legacy[key]
+
+
+def can_limit(llm: Any) -> bool:
+    """Return whether `limit_kwargs` knows how to limit its output."""
+    known = packages(llm)
+    named = "google_genai" in known or not _LIMIT_ARGUMENTS.keys().isdisjoint(known)
+    return named and not is_legacy_completion(llm)
 
 
 def limit_kwargs(llm: Any, tokens: int) -> dict[str, Any] | None:
@@ -174,7 +204,7 @@ def own_limit(llm: Any, kwargs: dict[str, Any], *, governed: bool) -> int | None
         Tokens; the largest, where several are set and it is not known which one wins; None if there is none.
     """
     asked = _limits(kwargs, kwargs.get("generation_config"), kwargs.get("extra_body"))
-    fields = {name: read(llm, name) for name in LIMITS}
+    fields = _those(llm, LIMITS)
     private = (llm.__pydantic_private__ or {}).get("_generation_config")
     built = _limits(fields, read(llm, "additional_kwargs"), read(llm, "generation_config"), private)
     if is_legacy_completion(llm):

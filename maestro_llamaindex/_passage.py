@@ -19,7 +19,7 @@ from maestro_core.exits import LAST_WORDS, farewell
 from maestro_core.types import Attribution, Call, new_key
 
 from ._convert import has_usage, to_call, to_reply, to_usage, was_cut
-from ._models import LIMITS, attempts_of, limit_kwargs, packages
+from ._models import LIMITS, attempts_of, can_limit, limit_kwargs, packages
 from ._peers import sent
 from ._spans import run_here
 
@@ -93,7 +93,7 @@ class Passage:
     @property
     def fits(self) -> bool:
         """Whether its output limit can be set."""
-        return limit_kwargs(self.llm, 1) is not None
+        return can_limit(self.llm)
 
     def call(self) -> Call:
         """Return what is reserved for, with a key of its own."""

@@ -9,17 +9,18 @@ import pytest
 pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
 
 from llama_index.core.agent.workflow import FunctionAgent
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.llms.anthropic import Anthropic
-from llama_index.llms.openai import OpenAIResponses
+from llama_index.llms.openai import OpenAI, OpenAIResponses
 from pydantic import BaseModel
 from sound import assert_sound
 
 from maestro_core import Cap, CapExceeded
 from maestro_core.testing import Reply
 from maestro_llamaindex import RoutedLLM, attach, detach
+from maestro_llamaindex._models import can_limit, limit_kwargs
 
 ASK = [ChatMessage("How do batteries age?")]
 
@@ -157,6 +158,21 @@ def test_the_fitted_limit_is_on_the_wire(maker, built, way, provider, llama, cla
     last = list(answer)[-1] if way == "stream_chat" else answer
     assert provider.requests[0].max_output_tokens == last.additional_kwargs["maestro"]["fitted_output_tokens"]
     assert_sound(maestro, provider, int(limit * 1e9))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        OpenAI(model="gpt-4o-mini", api_key="none"),
+        OpenAI(model="gpt-3.5-turbo-instruct", api_key="none"),  # its limit is what the context leaves
+        OpenAIResponses(model="gpt-4o-mini", api_key="none"),
+        Anthropic(model="claude-sonnet-4-5", api_key="none"),
+        MockLLM(),
+    ],
+    ids=lambda model: f"{type(model).__name__} {getattr(model, 'model', '')}",
+)
+def test_a_limit_can_be_set_where_it_is_known_how(model):
+    assert can_limit(model) == (limit_kwargs(model, 1) is not None)
 
 
 def test_what_the_provider_keeps_of_a_conversation_is_held_for(provider, make_maestro):
