@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -138,6 +139,34 @@ class HandWritten(BaseCallbackHandler):
     on_chain_end = on_tool_end = _end
 
 
+class Bare(BaseCallbackHandler):
+    """Two transactions a call that change one row of a file: the least that a ledger can do which outlives its process."""
+
+    run_inline = True
+
+    def __init__(self, path):
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        for each in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = NORMAL",
+            "PRAGMA wal_autocheckpoint = 4000",
+        ):
+            self.connection.execute(each)
+        self.connection.execute("CREATE TABLE held (call INTEGER PRIMARY KEY, nanos INTEGER)")
+        self.connection.execute("INSERT INTO held VALUES (1, 0)")
+
+    def _change(self, nanos):
+        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute("UPDATE held SET nanos = nanos + ? WHERE call = 1", (nanos,))
+        self.connection.execute("COMMIT")
+
+    def on_chat_model_start(self, serialized, messages, *, run_id, parent_run_id=None, **kwargs):
+        self._change(3_000_000)
+
+    def on_llm_end(self, response, *, run_id, **kwargs):
+        self._change(-2_000_000)
+
+
 def others():
     """Return title -> instrumentor, or handler, of each other instrumentation that is installed."""
     found = {}
@@ -196,9 +225,11 @@ def measured(whose, rounds) -> dict[str, list[float]]:
     metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
     caps = [Cap("1000000", per="run")]
     memory = Maestro(ledger="memory:", caps=caps)
-    sqlite = Maestro(ledger=f"sqlite:///{Path(tempfile.mkdtemp(), 'bench.db')}", caps=caps)
+    folder = Path(tempfile.mkdtemp())
+    sqlite = Maestro(ledger=f"sqlite:///{folder / 'bench.db'}", caps=caps)
     ours = {
         "no-op handler": NoOpHandler(),
+        "two bare SQLite transactions": Bare(folder / "bare.db"),
         "hand-written tree + 3 metrics": HandWritten(),
         "Maestro memory: (spans, metrics, cap)": MaestroCallbackHandler(memory),
         "Maestro sqlite: (spans, metrics, cap)": MaestroCallbackHandler(sqlite),
