@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import ChainMap
+from collections import ChainMap, UserDict
 from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +49,24 @@ def test_usage(case):
     usage = parsed(case)
     assert {kind: getattr(usage, kind) for kind in case["usage"]} == case["usage"]
     assert usage.tier == case.get("tier")
+
+
+def wrapped(value: Any) -> Any:
+    """Return the same with no plain dict in it, as some clients hand it over."""
+    if isinstance(value, dict):
+        return UserDict({key: wrapped(part) for key, part in value.items()})
+    return [wrapped(part) for part in value] if isinstance(value, list) else value
+
+
+def test_a_plain_dict_and_any_other_mapping_say_the_same():
+    for case in CASES:
+        plain, other = (
+            Usage.parse(case["provider"], body, api=case["api"])
+            for body in (case["body"], wrapped(case["body"]))
+        )
+        assert (plain, dict(plain.counts), plain.plain) == (other, dict(other.counts), other.plain), name(
+            case
+        )
 
 
 @pytest.mark.parametrize("case", PRICED, ids=name)

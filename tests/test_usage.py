@@ -93,6 +93,38 @@ def test_flags_parts_that_exceed_their_total():
     assert Usage(input_tokens=10, cache_read_tokens=8, input_audio_tokens=9).flags == ()
 
 
+def test_a_cache_write_by_lifetime_is_part_of_what_was_written():
+    assert Usage(input_tokens=9, cache_write_5m_tokens=4).flags == ("parts_exceed_total",)
+    known = Usage(input_tokens=9, cache_write_tokens=5, cache_write_1h_tokens=4, output_tokens=2)
+    assert known.flags == ()
+    assert known.plain == (4, 0, 1, 4, 2)
+    unknown = Usage(input_tokens=9, cache_write_tokens=5, flags=("cache_ttl_unknown",))
+    assert unknown.plain == (4, 0, 0, 5, 0)
+
+
+def test_only_an_ordinary_call_is_plain():
+    assert Usage(input_tokens=9, input_audio_tokens=0, web_searches=0, output_tokens=1).plain == (
+        9,
+        0,
+        0,
+        0,
+        1,
+    )
+    assert Usage(input_tokens=9, web_searches=1).plain is None
+    assert Usage(input_tokens=9, lines=[(None, Usage(input_tokens=9))]).plain is None
+    assert Usage(input_tokens=9, cache_read_tokens=10).plain is None
+
+
+def test_what_is_null_was_not_reported():
+    nothing = {"prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": None}}
+    other = {"input_tokens": None, "inputTokens": None, "total_tokens": None, "cost": None}
+    usage = Usage.parse(
+        "openai", {"usage": {**other, **CHAT, **nothing}, "service_tier": None, "model": None}
+    )
+    assert usage.counts == {"input_tokens": 12, "output_tokens": 5}
+    assert (usage.tier, usage.model, usage.provider_cost, usage.flags) == (None, None, None, ())
+
+
 @pytest.mark.parametrize(
     ("provider", "payload", "counts"),
     [

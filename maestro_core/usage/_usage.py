@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .kinds import INPUT_PARTS, KINDS, OUTPUT_PARTS
+from .payloads import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +18,6 @@ __all__ = ["Plain", "Usage"]
 # (input, cache read, cache written for 5 minutes, for 1 hour, output): all that most calls have.
 Plain = tuple[int, int, int, int, int]
 
-# A call that reports nothing else has no parts that could exceed them.
-_TOTALS = frozenset({"input_tokens", "output_tokens"})
 _PLAIN_KINDS = frozenset({
     "input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
     "output_tokens", "input_text_tokens", "output_text_tokens", "cache_text_read_tokens",
@@ -72,22 +72,12 @@ class Usage:
         flags: Iterable[str] = (),
         **counts: int | None,
     ) -> None:
-        reported = {kind: _count(kind, value) for kind, value in counts.items() if value is not None}
-        marks = tuple(dict.fromkeys(flags))
-        parts = tuple(lines)
-        exceeding = _parts_exceed_total(reported)
-        if exceeding and "parts_exceed_total" not in marks:
-            marks += ("parts_exceed_total",)
-        put = object.__setattr__
-        put(self, "counts", MappingProxyType(reported))
-        put(self, "tier", tier)
-        put(self, "region", region)
-        put(self, "model", model)
-        put(self, "provider_cost", provider_cost)
-        put(self, "lines", parts)
-        put(self, "flags", marks)
-        ordinary = not parts and not exceeding
-        put(self, "plain", _plain(reported, unknown_ttl="cache_ttl_unknown" in marks) if ordinary else None)
+        reported: dict[str, int] = {}
+        for kind, value in counts.items():
+            if value is not None:
+                known = type(value) is int and value >= 0 and kind in KINDS
+                reported[kind] = value if known else _count(kind, value)
+        _fill(self, reported, tuple(dict.fromkeys(flags)), tier, region, model, provider_cost, tuple(lines))
 
     @classmethod
     def parse(cls, provider: str, payload: object, *, api: str = "default") -> Usage:
@@ -105,9 +95,22 @@ class Usage:
         Raises:
             ValueError: If the payload reports no usage, or a count that cannot be true.
         """
-        from .payloads import parse
-
-        return parse(provider, payload, api=api)
+        said = read(provider, payload, api)  # which has checked every count
+        lines: tuple[tuple[str | None, Usage], ...] = ()
+        if said.lines:
+            lines = tuple(
+                [(model, _fill(object.__new__(Usage), parts, odd)) for model, parts, odd in said.lines]
+            )
+        return _fill(
+            object.__new__(Usage),
+            said.counts,
+            said.flags,
+            said.tier,
+            said.region,
+            said.model,
+            said.provider_cost,
+            lines,
+        )
 
     @property
     def total(self) -> Usage:
@@ -208,26 +211,72 @@ def _count(kind: str, value: object) -> int:
     return value
 
 
-def _parts_exceed_total(counts: Mapping[str, int]) -> bool:
-    """Whether a split of the input or the output adds up to more than its total, or the total is missing."""
-    if counts.keys() <= _TOTALS:
-        return False
-    get = counts.get
-    for total, splits in (("input_tokens", INPUT_PARTS), ("output_tokens", OUTPUT_PARTS)):
-        most = get(total, 0)
-        if max([sum([get(kind, 0) for kind in split]) for split in splits]) > most:
-            return True
-    written = get("cache_write_5m_tokens", 0) + get("cache_write_1h_tokens", 0)
-    return written > get("cache_write_tokens", 0)
+class _Plan(NamedTuple):
+    """What there is to see to in counts of certain kinds."""
+
+    splits: tuple[tuple[str, tuple[str, ...]], ...]  # (total, parts of it): the parts may not add up to more
+    odd: tuple[str, ...]  # those that make a call no ordinary text call, unless they are 0
 
 
-def _plain(counts: Mapping[str, int], *, unknown_ttl: bool) -> Plain | None:
-    """Return the disjoint counts of an ordinary text call, or None for anything else; pricing has a fast way for it.
+@lru_cache(maxsize=1024)  # calls report the same few kinds again and again
+def _plan(kinds: tuple[str, ...]) -> _Plan:
+    splits = [
+        ("cache_write_tokens", ("cache_write_5m_tokens", "cache_write_1h_tokens")),
+        *(("input_tokens", parts) for parts in INPUT_PARTS),
+        *(("output_tokens", parts) for parts in OUTPUT_PARTS),
+    ]
+    there = [(total, tuple(part for part in parts if part in kinds)) for total, parts in splits]
+    return _Plan(
+        tuple((total, parts) for total, parts in there if parts),
+        tuple(kind for kind in kinds if kind not in _PLAIN_KINDS),
+    )
+
+
+# The setters of the slots: the usage itself is immutable, and to look each of them up takes three times as long.
+_put_counts, _put_flags, _put_lines, _put_model, _put_plain, _put_provider_cost, _put_region, _put_tier = (
+    vars(Usage)[name].__set__ for name in Usage.__slots__
+)
+
+
+def _fill(  # noqa: PLR0917 - the fields of a usage, that most calls have none of
+    usage: Usage,
+    counts: dict[str, int],
+    flags: tuple[str, ...],
+    tier: str | None = None,
+    region: str | None = None,
+    model: str | None = None,
+    provider_cost: Decimal | None = None,
+    lines: tuple[tuple[str | None, Usage], ...] = (),
+) -> Usage:
+    """Return usage with counts that were checked, and that nobody else keeps."""
+    plan = _plan(tuple(counts))
+    exceeding = False
+    for total, parts in plan.splits:
+        left = counts.get(total, 0)
+        for part in parts:
+            left -= counts[part]
+        exceeding = exceeding or left < 0
+    if exceeding and "parts_exceed_total" not in flags:
+        flags += ("parts_exceed_total",)
+    plain = None
+    if not exceeding and not lines and not (plan.odd and any(map(counts.__getitem__, plan.odd))):
+        plain = _plain(counts, unknown_ttl="cache_ttl_unknown" in flags)
+    _put_counts(usage, MappingProxyType(counts))
+    _put_tier(usage, tier)
+    _put_region(usage, region)
+    _put_model(usage, model)
+    _put_provider_cost(usage, provider_cost)
+    _put_lines(usage, lines)
+    _put_flags(usage, flags)
+    _put_plain(usage, plain)
+    return usage
+
+
+def _plain(counts: Mapping[str, int], *, unknown_ttl: bool) -> Plain:
+    """Return the disjoint counts of an ordinary text call; pricing has a fast way for it.
 
     No part may exceed its total.
     """
-    if not counts.keys() <= _PLAIN_KINDS and any(counts[kind] for kind in counts.keys() - _PLAIN_KINDS):
-        return None
     get = counts.get
     read, written, hour = (
         get("cache_read_tokens", 0),

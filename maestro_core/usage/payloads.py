@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from functools import cache
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-from ._usage import Usage
 from .shapes import (
     ANTHROPIC,
     BESIDE_COMPLETION,
+    CHAT,
     LANGCHAIN,
     MARKS,
     OCR_ANNOTATED,
@@ -21,47 +21,68 @@ from .shapes import (
     Shape,
 )  # fmt: skip
 
-__all__ = ["parse", "searches_in"]
+__all__ = ["Reading", "read", "searches_in"]
+
+_Said = Callable[[str], Any]  # finds what stands at a key of a block or a response
 
 # LangChain spells details of these tiers with the tier in front: {"flex_cache_read": 300, "flex": 700}.
 _TIER_PREFIXES = ("priority", "flex")
-# Where a usage block, or the tier that served the call, may begin; a dict without them need not be searched.
+# Where a usage block may begin; a dict without them need not be searched.
 _FIRST = frozenset(root.partition(".")[0] for root in ROOTS)
-_TIERED = frozenset(
-    {"speed", "service_tier", "serviceTier", "trafficType", "traffic_type", "response_metadata"}
-)
+_MARKED = tuple((key, shape) for keys, shape in MARKS for key in keys)
 # How OpenAI's Realtime API, and only it, spells details under LangChain's `input_token_details`.
 _REALTIME_DETAILS = ("cached_tokens", "text_tokens", "audio_tokens", "image_tokens")
 
 
-def parse(provider: str, payload: object, *, api: str = "default") -> Usage:
+class Reading(NamedTuple):
+    """What a payload says; the fields are those of `Usage`, and of each line its model, counts and flags."""
+
+    counts: dict[str, int]
+    tier: str | None
+    region: str | None
+    model: str | None
+    provider_cost: Decimal | None
+    lines: tuple[tuple[str | None, dict[str, int], tuple[str, ...]], ...]
+    flags: tuple[str, ...]
+
+
+def read(provider: str, payload: object, api: str) -> Reading:
     """Read usage; `Usage.parse` describes it."""
     block, response = _find_block(payload)
-    shape = _shape(block, provider, api)
-    counts = _counts(block, shape, provider)
+    # A dict answers for itself: every call asks some fifty times, for what most blocks lack.
+    said = block.get if type(block) is dict else partial(_at, block)
+    around = response.get if type(response) is dict else partial(_at, response)
+    shape = _shape(said, provider, api)
+    details = said("input_token_details")
+    prefix = None if details is None else _first(details, _TIER_PREFIXES)
+    counts = _counts(block, shape, provider, prefix if shape is LANGCHAIN else None)
     if not counts:
         raise ValueError(
             f"no usage in the payload of {provider}: looked for token counts at {', '.join(ROOTS)} and in the payload "
             "itself"
         )
-    counts |= _served(response)
-    tier = _tier(block, response)
-    lines = _lines(block, counts) if shape is ANTHROPIC else ()
-    return Usage(
-        tier=tier,
-        region=_text(_at(block, "inference_geo")),
-        model=_model(response),
-        provider_cost=_provider_cost(block),
-        lines=lines,
-        flags=_flags(block, shape, counts),
-        **dict[str, Any](counts),
+    # The uses of tools that OpenAI ran itself stand in the answer, not in the usage.
+    if isinstance(output := around("output"), list):
+        counts |= searches_in(output)
+    region, cost = said("inference_geo"), said("cost")
+    return Reading(
+        counts,
+        _tier(said, around) or prefix,
+        region if isinstance(region, str) and region else None,
+        _model(around),
+        None if cost is None else _provider_cost(cost, block),
+        _lines(block, counts) if shape is ANTHROPIC and said("iterations") is not None else (),
+        _flags(said, shape, counts),
     )
 
 
 def _find_block(payload: object) -> tuple[Any, Any]:
     """Return the usage block and the response around it; both are the payload if it is a bare block."""
-    if type(payload) is dict and _FIRST.isdisjoint(payload):
-        return payload, payload
+    if type(payload) is dict:
+        if type(block := payload.get(ROOTS[0])) is dict:
+            return block, payload
+        if _FIRST.isdisjoint(payload):
+            return payload, payload
     for root in ROOTS:
         block = _at(payload, root)
         if block is not None and not isinstance(block, str | int | float):
@@ -70,72 +91,60 @@ def _find_block(payload: object) -> tuple[Any, Any]:
     return payload, payload
 
 
-def _shape(block: object, provider: str, api: str) -> Shape:
+def _shape(said: _Said, provider: str, api: str) -> Shape:
     """Tell the format of a block by its keys."""
     if api == "ocr_annotated":
         return OCR_ANNOTATED
-    details = _at(block, "input_token_details") or _at(block, "output_token_details")
+    details = said("input_token_details") or said("output_token_details")
     if details is not None:
-        realtime = any(_at(details, key) is not None for key in _REALTIME_DETAILS)
-        return REALTIME if realtime or api == "realtime" else LANGCHAIN
-    for keys, shape in MARKS:
-        for key in keys:
-            if _at(block, key) is not None:
-                return shape
+        realtime = api == "realtime" or _first(details, _REALTIME_DETAILS) is not None
+        return REALTIME if realtime else LANGCHAIN
+    for key, shape in _MARKED:
+        if said(key) is not None:
+            return shape
     # Only Anthropic reports bare input and output tokens without their sum.
-    bare = provider == "anthropic" and _at(block, "total_tokens") is None
+    bare = provider == "anthropic" and said("total_tokens") is None
     return ANTHROPIC if bare else RESPONSES
 
 
-def _counts(block: object, shape: Shape, provider: str) -> dict[str, int]:
+def _counts(block: Any, shape: Shape, provider: str, prefix: str | None = None) -> dict[str, int]:
     counts: dict[str, int] = {}
-    prefix = _langchain_tier(block) if shape is LANGCHAIN else None
-    holders: dict[str, Any] = {"": block}  # most blocks lack most details: each part is looked up once
-    for kind, path, parent, name in _split(shape):
-        if parent not in holders:
-            holders[parent] = _at(block, parent)
-        holder = holders[parent]
+    said = block.get if type(block) is dict else partial(_at, block)
+    for first, rest, rows in shape.groups:
+        holder = said(first) if first else block
+        if holder is not None and rest:
+            holder = _at(holder, rest)
         if holder is None:
             continue
-        value = _at(holder, name)
-        if value is None and prefix and parent:
-            value = _at(holder, f"{prefix}_{name}")
-        if value is not None:
-            counts[kind] = counts.get(kind, 0) + _count(path, value)
-    beside = BESIDE_COMPLETION.get(provider, ())
-    for path in beside if beside and "prompt_tokens" in dict(shape.table).values() else ():
-        extra = _count(path, _at(block, path) or 0)
-        counts["output_tokens"] = counts.get("output_tokens", 0) + extra
-        name = "output_citation_tokens" if path == "citation_tokens" else "output_reasoning_tokens"
-        counts[name] = extra
+        find = holder.get if type(holder) is dict else partial(_at, holder)
+        for kind, path, name in rows:
+            value = find(name)
+            if value is None and prefix and first:
+                value = find(f"{prefix}_{name}")
+            if value is not None:
+                number = value if type(value) is int and value >= 0 else _count(path, value)
+                counts[kind] = counts.get(kind, 0) + number
+    if provider in BESIDE_COMPLETION and shape is CHAT:
+        _add_beside(block, counts, BESIDE_COMPLETION[provider])
     if provider == "perplexity" and (searches := _at(block, "num_search_queries")) is not None:
         counts["web_searches"] = _count("num_search_queries", searches)
     return counts
 
 
-@cache
-def _split(shape: Shape) -> tuple[tuple[str, str, str, str], ...]:
-    """Return the table as (kind, path, path of what holds it, name in it)."""
-    rows = []
-    for kind, path in shape.table:
-        parent, _, name = path.rpartition(".")
-        rows.append((kind, path, parent, name))
-    return tuple(rows)
-
-
-def _served(response: object) -> dict[str, int]:
-    """Return the uses of tools that OpenAI ran itself: they stand in the answer, not in the usage.
-
-    Only searches are billed, opening a page that was found is not (OpenAI, guide "Web search").
-    """
-    output = response.get("output") if isinstance(response, dict) else getattr(response, "output", None)
-    if not isinstance(output, list):
-        return {}
-    return searches_in(output)
+def _add_beside(block: object, counts: dict[str, int], paths: Sequence[str]) -> None:
+    """Add what a provider counts beside the completion, which everyone else counts inside."""
+    for path in paths:
+        extra = _count(path, _at(block, path) or 0)
+        counts["output_tokens"] = counts.get("output_tokens", 0) + extra
+        name = "output_citation_tokens" if path == "citation_tokens" else "output_reasoning_tokens"
+        counts[name] = extra
 
 
 def searches_in(items: Sequence[object]) -> dict[str, int]:
-    """Return the billed searches among the parts of an OpenAI answer, by kind of usage."""
+    """Return the billed searches among the parts of an OpenAI answer, by kind of usage.
+
+    Only searches are billed, opening a page that was found is not (OpenAI, guide "Web search").
+    """
     found: dict[str, int] = {}
     for item in items:
         kind, action = _at(item, "type"), _at(item, "action.type")
@@ -172,57 +181,56 @@ def _at(obj: object, path: str) -> Any:
     return obj
 
 
-def _label(item: object) -> str | None:
-    label = _at(item, "modality") or _at(item, "ttl")
-    return _text(getattr(label, "value", label))  # SDKs have enums here
+def _first(holder: Any, names: Sequence[str]) -> str | None:
+    """Return the first of these names at which something stands."""
+    find = holder.get if type(holder) is dict else partial(_at, holder)
+    for name in names:
+        if find(name) is not None:
+            return name
+    return None
+
+
+def _label(item: Any) -> str | None:
+    find = item.get if type(item) is dict else partial(_at, item)
+    return _spelled(find("modality") or find("ttl"))
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _model(response: object) -> str | None:
-    for path in (
-        "model",
-        "modelVersion",
-        "model_version",
-        "response_metadata.model_name",
-        "response_metadata.model",
-    ):
-        if name := _text(_at(response, path)):
-            return name
+def _model(around: _Said) -> str | None:
+    for name in ("model", "modelVersion", "model_version"):
+        if isinstance(value := around(name), str) and value:
+            return value
+    metadata = around("response_metadata")
+    return None if metadata is None else _text(_at(metadata, "model_name")) or _text(_at(metadata, "model"))
+
+
+def _tier(said: _Said, around: _Said) -> str | None:
+    """Return the tier that served the call, as the provider spells it."""
+    if said("speed") == "fast":  # Anthropic's fast mode has prices of its own
+        return "fast"
+    for name in ("service_tier", "serviceTier", "trafficType", "traffic_type"):
+        if (value := said(name)) is not None and (tier := _spelled(value)):
+            return tier
+    if (value := around("service_tier")) is not None and (tier := _spelled(value)):
+        return tier
+    for holder, name in (("serviceTier", "type"), ("response_metadata", "service_tier")):
+        if (found := around(holder)) is not None and (tier := _spelled(_at(found, name))):
+            return tier
     return None
 
 
-def _tier(block: object, response: object) -> str | None:
-    """Return the tier that served the call, as the provider spells it."""
-    if type(block) is dict and block is response and _TIERED.isdisjoint(block):
-        return _langchain_tier(block)
-    if _at(block, "speed") == "fast":  # Anthropic's fast mode has prices of its own
-        return "fast"
-    for holder, path in (
-        (block, "service_tier"),
-        (block, "serviceTier"),
-        (block, "trafficType"),
-        (block, "traffic_type"),
-        (response, "service_tier"),
-        (response, "serviceTier.type"),
-        (response, "response_metadata.service_tier"),
-    ):
-        value = _at(holder, path)
-        if tier := _text(getattr(value, "value", value)):
-            return tier
-    return _langchain_tier(block)
+def _spelled(value: object) -> str | None:
+    if type(value) is str:
+        return value or None
+    return _text(getattr(value, "value", value))  # SDKs have enums here
 
 
-def _langchain_tier(block: object) -> str | None:
-    details = _at(block, "input_token_details")
-    return next((tier for tier in _TIER_PREFIXES if _at(details, tier) is not None), None)
-
-
-def _provider_cost(block: object) -> Decimal | None:
+def _provider_cost(said: object, block: object) -> Decimal | None:
     """Return what OpenRouter says it billed; with the user's own key, what the upstream provider bills is on top."""
-    cost = _dollars(_at(block, "cost"))
+    cost = _dollars(said)
     if cost is not None and _at(block, "is_byok") is True:
         cost += _dollars(_at(block, "cost_details.upstream_inference_cost")) or Decimal(0)
     return cost
@@ -238,21 +246,24 @@ def _dollars(value: object) -> Decimal | None:
     return amount if amount.is_finite() and amount >= 0 else None
 
 
-def _flags(block: object, shape: Shape, counts: Mapping[str, int]) -> tuple[str, ...]:
-    flags = []
-    total = _at(block, shape.total) if shape.total else None
-    ours = counts.get("input_tokens", 0) + counts.get("output_tokens", 0)
-    if isinstance(total, int) and total != ours:
-        flags.append("total_mismatch")
-    if counts.get("output_tokens") and not counts.get("input_tokens"):
-        flags.append("input_missing")
-    split = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
-    if shape.unsplit_writes and counts.get("cache_write_tokens", 0) > split:
-        flags.append("cache_ttl_unknown")
-    return tuple(flags)
+def _flags(said: _Said, shape: Shape, counts: Mapping[str, int]) -> tuple[str, ...]:
+    flags: tuple[str, ...] = ()
+    inputs, outputs = counts.get("input_tokens", 0), counts.get("output_tokens", 0)
+    total = said(shape.total) if shape.total else None
+    if isinstance(total, int) and total != inputs + outputs:
+        flags += ("total_mismatch",)
+    if outputs and not inputs:
+        flags += ("input_missing",)
+    if shape.unsplit_writes and (written := counts.get("cache_write_tokens", 0)):
+        split = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
+        if written > split:
+            flags += ("cache_ttl_unknown",)
+    return flags
 
 
-def _lines(block: object, counts: Mapping[str, int]) -> tuple[tuple[str | None, Usage], ...]:
+def _lines(
+    block: object, counts: dict[str, int]
+) -> tuple[tuple[str | None, dict[str, int], tuple[str, ...]], ...]:
     """Return Anthropic's iterations as lines if the top level leaves some out (compaction, advisor).
 
     The top level repeats the messages only; the other steps are billed on top, an advisor at its own model's rates.
@@ -265,9 +276,7 @@ def _lines(block: object, counts: Mapping[str, int]) -> tuple[tuple[str | None, 
         if _at(step, "type") in {None, "message"}:
             continue
         parts = _counts(step, ANTHROPIC, "anthropic")
-        extra.append(
-            (_text(_at(step, "model")), Usage(flags=_flags(step, ANTHROPIC, parts), **dict[str, Any](parts)))
-        )
+        extra.append((_text(_at(step, "model")), parts, _flags(partial(_at, step), ANTHROPIC, parts)))
     if not extra:
         return ()
-    return (None, Usage(flags=_flags(block, ANTHROPIC, counts), **dict[str, Any](counts))), *extra
+    return (None, dict(counts), _flags(partial(_at, block), ANTHROPIC, counts)), *extra

@@ -6,10 +6,11 @@ The mappings agree with the extractors of genai-prices on its recorded responses
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 
 __all__ = [
-    "ANTHROPIC", "BESIDE_COMPLETION", "COHERE", "LANGCHAIN", "MARKS", "OCR_ANNOTATED", "REALTIME", "RESPONSES",
+    "ANTHROPIC", "BESIDE_COMPLETION", "CHAT", "COHERE", "LANGCHAIN", "MARKS", "OCR_ANNOTATED", "REALTIME", "RESPONSES",
     "ROOTS", "Shape",
 ]  # fmt: skip
 
@@ -24,6 +25,8 @@ BESIDE_COMPLETION = {
     "perplexity": ("reasoning_tokens", "citation_tokens"),
 }
 _Table = tuple[tuple[str, str], ...]  # (kind, dotted path in the block); paths of one kind are added
+# (key in the block, path from there to what holds the counts, ((kind, whole path, key of the count), ...))
+_Group = tuple[str, str, tuple[tuple[str, str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,23 @@ class Shape:
     table: _Table
     total: str = ""  # where the provider's own grand total is, to check ours against
     unsplit_writes: bool = False  # whether cache writes may come without saying for how long
+    groups: tuple[_Group, ...] = field(
+        init=False
+    )  # the table by what holds the counts: most blocks lack most of it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", tuple(_grouped(self.table)))
 
 
-_CHAT = Shape((
+def _grouped(table: _Table) -> list[_Group]:
+    groups = []
+    for parent, rows in groupby(table, key=lambda row: row[1].rpartition(".")[0]):
+        first, _, rest = parent.partition(".")
+        groups.append((first, rest, tuple((kind, path, path.rpartition(".")[2]) for kind, path in rows)))
+    return groups
+
+
+CHAT = Shape((
     ("input_tokens", "prompt_tokens"),
     ("output_tokens", "completion_tokens"),
     ("cache_read_tokens", "prompt_tokens_details.cached_tokens"),
@@ -171,7 +188,7 @@ MARKS: tuple[tuple[tuple[str, ...], Shape], ...] = (
     (("inputTokens",), _CONVERSE),
     (("promptTokenCount", "candidatesTokenCount", "totalTokenCount"), _GOOGLE),
     (("prompt_token_count", "candidates_token_count", "total_token_count"), _GOOGLE_SDK),
-    (("prompt_tokens",), _CHAT),
+    (("prompt_tokens",), CHAT),
     (
         ("cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "server_tool_use"),
         ANTHROPIC,
