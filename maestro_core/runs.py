@@ -119,18 +119,19 @@ class Runs(RunTree):
             call = replace(call, attribution=offered.call.attribution)
         scope = self._scope(parent)
         self._maestro.circles.ask(scope, call)
-        drawing = self._draw(call, parent, found)
+        above = parent or self._turn()
+        drawing = self._draw(call, above, found)
         try:
             reservation = offered or self._maestro.reserve(call)
         except BaseException as error:
-            not_sent(drawing, parent, error)
+            not_sent(drawing, above, error)
             raise
-        opened = self._open(run_id, parent, reservation, call, drawing, scope)
+        opened = self._open(run_id, above, reservation, call, drawing, scope)
         opened.offer = self._maestro.doors.offered() if offered else None
 
     def refused(self, parent_id: Hashable | None, call: Call, error: CapExceeded) -> None:
         """A door was not admitted a call below a run: show it there, as a call that was not sent."""
-        parent = self._find(parent_id) or self._latest(call.attribution)
+        parent = self._find(parent_id) or self._turn() or self._latest(call.attribution)
         drawn = next((run.drawing for run in upwards(parent) if run.drawing is not None), None)
         # Where another instrumentation draws the tree, it draws no call that was not sent; nor do we.
         drawing = drawn if drawn is not None and drawn.span is None else self._draw(call, parent)
@@ -152,8 +153,9 @@ class Runs(RunTree):
         `found` is as in `reserve`. Tell `ask` of the call before it is reserved for.
         """
         parent, call = self._find(parent_id), reservation.call
-        drawing = self._draw(call, parent, found)
-        opened = self._open(call.key, parent, reservation, call, drawing, self._scope(parent))
+        above = parent or self._turn()
+        drawing = self._draw(call, above, found)
+        opened = self._open(call.key, above, reservation, call, drawing, self._scope(parent))
         offer = self._maestro.doors.offered()
         if offer is not None and offer.reservation.key == call.key:
             opened.offer, offer.taken = offer, True

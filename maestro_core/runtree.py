@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -50,6 +52,7 @@ class Run:
         "drawing",
         "ended",
         "instance",
+        "kind",
         "name",
         "paid",
         "parent",
@@ -64,6 +67,7 @@ class Run:
         self, run_id: Hashable, parent: Run | None, path: tuple[Step, ...], *, tool: bool = False
     ) -> None:
         self.run_id = run_id
+        self.kind: RunKind = "chain"
         self.parent = parent
         self.path = path
         self.span: Span | None = None  # the nearest that we drew
@@ -93,6 +97,7 @@ class RunTree(ABC):
         self._ended: dict[Hashable, Run] = {}
         self._ended_before: dict[Hashable, Run] = {}
         self._lock = fork_safe_lock()
+        self._gone: deque[str] = deque()  # turns that have ended and did not say so
 
     @abstractmethod
     def _settle_use(self, paid: Reservation) -> None:
@@ -129,7 +134,7 @@ class RunTree(ABC):
             run_id: The framework's.
             parent_id: The run around it.
             kind: What it is.
-            name: The agent's or tool's.
+            name: The agent's or tool's; an agent may have none.
             dimensions: Those that the framework's metadata gives.
             arguments: What a tool is asked; only a hash of it is kept, to find loops.
             found: Finds the span that another instrumentation draws for this run, if there is one.
@@ -146,14 +151,16 @@ class RunTree(ABC):
         around = _around.get()
         path = parent.path if parent else around.path if around else ()
         # Middleware around a tool has put the tool into the path already.
-        if kind != "chain" and (parent or path[-1:] != ((kind, name),)):
+        if kind != "chain" and name and (parent or path[-1:] != ((kind, name),)):
             path = (*path, (kind, name))
-        run = Run(run_id, parent, path, tool=kind == "tool")
+        above = parent or self._turn()
+        run = Run(run_id, above, path, tool=kind == "tool")
         if kind != "chain":
+            run.kind = kind
             where = self._whom(run, dimensions)
             if kind == "tool" and self._maestro.admission.quotes.sells(name):
-                run.paid = self._pay(name, where, parent, found)
-            run.drawing = self._drawn(kind, name, where, parent, found)
+                run.paid = self._pay(name, where, above, found)
+            run.drawing = self._drawn(kind, name, where, above, found)
             run.span = (run.drawing and run.drawing.span) or run.span
             if kind == "tool":
                 run.use = self._maestro.circles.begin(self._scope(parent), name, where, arguments)
@@ -229,6 +236,46 @@ class RunTree(ABC):
             if run.root is run and run.run_id == run_id:
                 self._forgotten(run)
 
+    def begin(
+        self,
+        turn: str,
+        parent_id: Hashable | None,
+        *,
+        agent: str,
+        run: str,
+        dimensions: Mapping[str, str],
+        life: object,
+    ) -> None:
+        """A door is told that its agent begins; where no handler follows it, that is a run. `leave` it when it ends.
+
+        Calls inside `around(..., turn)` whose own parents are not known stand below it.
+
+        Args:
+            turn: What the door calls it.
+            parent_id: The framework's run that the door is told in.
+            agent: Its name, or nothing.
+            run: The name of the outermost run.
+            dimensions: Those that the framework's metadata gives.
+            life: Something that lives as long as the agent runs, for ends that nobody tells the door of.
+        """
+        while self._gone:
+            self.leave(self._gone.popleft())
+        around = _around.get()
+        inside = Attribution(around.dimensions, (*around.path, ("agent", agent))) if around else None
+        known = self._find(parent_id) or (self._latest(inside) if inside else None)
+        if known is not None:
+            self._runs[turn] = known
+        else:
+            self.enter(turn, None, kind="agent", name=agent, dimensions=dimensions)
+            self.name(turn, run)
+        # It may be collected anywhere, also inside a lock that an end would take.
+        weakref.finalize(life, self._gone.append, turn).atexit = False
+
+    def kind(self, run_id: Hashable | None) -> RunKind | None:
+        """Return what the innermost run is that `run_id` is a part of, or None if it is not known."""
+        run = self._find(run_id)
+        return run.kind if run is not None else None
+
     def agent(self, run_id: Hashable | None) -> str | None:
         """Return the innermost agent around a run, without looking past the innermost tool."""
         run = self._find(run_id)
@@ -302,10 +349,15 @@ class RunTree(ABC):
             return None
         return self._runs.get(run_id) or self._ended.get(run_id) or self._ended_before.get(run_id)
 
+    def _turn(self) -> Run | None:
+        """Return the agent's run that the door around the caller knows of."""
+        instance = _instance.get()
+        return self._find(instance) if instance is not None else None
+
     def suspect(self, kind: str, tool: str, where: Attribution) -> None:
         """Show on an agent's span that something is wrong with it, as a `"loop"` of a tool (or of its model)."""
         for run in upwards(self._latest(where)):
-            if run.drawing is not None and run.path and run.path[-1][0] == "agent":
+            if run.drawing is not None and run.kind == "agent":
                 run.drawing.suspected(kind, tool)
                 return
 

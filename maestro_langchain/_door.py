@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.tracers.context import register_configure_hook
 
+from maestro_core import CapExceeded
 from maestro_core.exits import CUT
 
 from ._convert import dimensions
+from ._peers import others_follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
 
     from maestro_core import Maestro
     from maestro_core.types import Attribution
 
     from .callbacks import MaestroCallbackHandler
 
-__all__ = ["ended_at_limit", "seen_by", "where"]
+__all__ = ["begins", "ended_at_limit", "ends", "seen_by", "where"]
 
 
 # LangChain asks this variable for a handler whenever it configures a run, so that a call through a door is seen
@@ -52,6 +55,38 @@ def where(maestro: Maestro, parent: Any, metadata: Mapping[str, Any], own: Mappi
     """
     found = {**own, **dimensions(metadata, maestro.settings.dimensions)}
     return maestro.runs.attribution(parent, found)
+
+
+def begins(maestro: Maestro, turn: str, run: str, config: RunnableConfig, runtime: Any) -> None:
+    """An agent begins: unless somebody draws it already, its calls and tools stand below a span of it.
+
+    Args:
+        maestro: Whose run it is.
+        turn: What the middleware calls it.
+        run: The name of the outermost run.
+        config: The node's that tells of it.
+        runtime: LangGraph's.
+    """
+    callbacks, metadata = config.get("callbacks"), config.get("metadata") or {}
+    if maestro.settings.spans != "own" and others_follow(callbacks):
+        return
+    maestro.runs.begin(
+        turn,
+        getattr(callbacks, "parent_run_id", None),
+        agent=str(metadata.get("lc_agent_name") or ""),
+        run=run,
+        dimensions=dimensions(metadata, maestro.settings.dimensions),
+        life=runtime.stream_writer,  # made anew for each run of a graph
+    )
+
+
+def ends(maestro: Maestro, state: Any, error: BaseException) -> None:
+    """An agent's model or tool has raised this through its middleware, which ends the agent; or pauses it."""
+    from langgraph.errors import GraphBubbleUp  # there is no agent without it
+
+    if turn := (state or {}).get("maestro_turn"):
+        pauses = isinstance(error, GraphBubbleUp) and not isinstance(error, CapExceeded)
+        maestro.runs.leave(turn, None if pauses else error)
 
 
 def ended_at_limit(message: BaseMessage) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler
     from opentelemetry.trace import Span
 
-__all__ = ["found_span"]
+__all__ = ["found_span", "others_follow"]
 
 _MOST_FRAMES = 10
 
@@ -50,6 +50,14 @@ _PEERS: dict[tuple[str, str], Callable[[Any, UUID], Any]] = {
     ("opentelemetry", "OpenTelemetryLangChainCallbackHandler"): _official,
     ("langfuse", "LangchainCallbackHandler"): _langfuse,
 }
+
+
+def others_follow(callbacks: Any) -> bool:
+    """Return whether another instrumentation is among the handlers of a run, as its configuration has them."""
+    return not sys.modules.keys().isdisjoint(_PACKAGES) and any(
+        (type(handler).__module__.partition(".")[0], type(handler).__name__) in _PEERS
+        for handler in getattr(callbacks, "handlers", ())
+    )
 
 
 def found_span(ours: BaseCallbackHandler, run_id: UUID) -> Callable[[], Span | None] | None:

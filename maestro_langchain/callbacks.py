@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["MaestroCallbackHandler", "as_langchain"]
 
 _log = logging.getLogger("maestro")
+
+# What create_agent calls the run of an agent without a name, and says that it has made it.
+_GRAPH, _AGENTS = "LangGraph", "langchain_create_agent"
+
 _P = ParamSpec("_P")
 
 
@@ -194,20 +198,25 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         name: str | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Follow the run tree; a run that bears its agent's name is that agent."""
-        agent = metadata.get("lc_agent_name") if metadata else None
-        if agent and name == agent and self.maestro.runs.agent(parent_run_id) != agent:
+        """Follow the run tree; a run that bears its agent's name is that agent, or LangGraph's, if the agent has none."""
+        agent, runs = metadata.get("lc_agent_name") if metadata else None, self.maestro.runs
+        if agent:
+            begins = name == agent and runs.agent(parent_run_id) != agent
+        else:
+            begins = name == _GRAPH and metadata is not None and metadata.get("ls_integration") == _AGENTS
+            begins = begins and runs.kind(parent_run_id) != "agent"
+        if begins:
             own = dimensions(metadata, self.maestro.settings.dimensions)
-            self.maestro.runs.enter(
+            runs.enter(
                 run_id,
                 parent_run_id,
                 kind="agent",
-                name=agent,
+                name=agent or "",
                 dimensions=own,
                 found=found_span(self, run_id),
             )
         else:
-            self.maestro.runs.enter(run_id, parent_run_id)
+            runs.enter(run_id, parent_run_id)
 
     @_harmless
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002

@@ -20,7 +20,7 @@ from maestro_core.money import parse_usd
 from maestro_core.types import Attribution, new_key
 
 from ._convert import ROUTED
-from ._door import ended_at_limit, seen_by, where
+from ._door import begins, ended_at_limit, ends, seen_by, where
 from ._models import limit_settings, request_call, without_sdk_retries
 from ._watch import Watch
 from .callbacks import MaestroCallbackHandler, as_langchain
@@ -104,19 +104,24 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     # -- LangChain's hooks ----------------------------------------------------------------------------------------
 
-    def before_agent(self, state: _State, runtime: Any) -> dict[str, Any]:  # noqa: ARG002 - the signature is LangChain's
+    def before_agent(self, state: _State, runtime: Any) -> dict[str, Any]:
         """Name the run: a new turn is a new run, unless it is part of another's; a resume keeps its name."""
-        where, turn = self.maestro.runs.attribution(_parent(_config())), new_key()
+        config, turn = _config(), new_key()
+        where = self.maestro.runs.attribution(_parent(config))
+        run = where.dimensions.get("run") or turn
         self._watch.begin(turn, state["messages"])
-        return {"maestro_run": where.dimensions.get("run") or turn, "maestro_turn": turn}
+        begins(self.maestro, turn, run, config, runtime)
+        return {"maestro_run": run, "maestro_turn": turn}
 
     async def abefore_agent(self, state: _State, runtime: Any) -> dict[str, Any]:
         """As `before_agent`."""
         return self.before_agent(state, runtime)
 
-    def after_agent(self, state: _State, runtime: Any) -> None:  # noqa: ARG002
+    def after_agent(self, state: _State, runtime: Any) -> None:  # noqa: ARG002 - the signature is LangChain's
         """Warn, once, if another middleware has defeated this one."""
-        self._watch.end(str(state.get("maestro_turn")), state["messages"])
+        turn = str(state.get("maestro_turn"))
+        self._watch.end(turn, state["messages"])
+        self.maestro.runs.leave(turn)
 
     async def aafter_agent(self, state: _State, runtime: Any) -> None:
         """As `after_agent`."""
@@ -126,6 +131,53 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any] | AIMessage:
         """Reserve, send, settle; at a cap, leave as `exit_behavior` says."""
+        try:
+            return self._pass(request, handler)
+        except BaseException as error:
+            ends(self.maestro, request.state, error)
+            raise
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any] | AIMessage:
+        """As `wrap_model_call`; waits without blocking the event loop."""
+        try:
+            return await self._apass(request, handler)
+        except BaseException as error:
+            ends(self.maestro, request.state, error)
+            raise
+
+    def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
+        """Tell the calls inside a tool whom they are for; hold for the tool itself, if it has a price."""
+        try:
+            with self._tool_door(request):
+                return handler(request)
+        except CapExceeded as error:
+            return self._not_run(request, error)
+        except BaseException as error:
+            ends(self.maestro, request.state, error)
+            raise
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
+    ) -> Any:
+        """As `wrap_tool_call`."""
+        try:
+            with self._tool_door(request):
+                return await handler(request)
+        except CapExceeded as error:
+            return self._not_run(request, error)
+        except BaseException as error:
+            ends(self.maestro, request.state, error)
+            raise
+
+    # -- one request ----------------------------------------------------------------------------------------------
+
+    def _pass(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any] | AIMessage:
         passage = self._passage(request)
         for asked in itertools.count(1):
             try:
@@ -141,12 +193,11 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 return self._leave(passage, error)
         raise AssertionError  # a count has no end
 
-    async def awrap_model_call(
+    async def _apass(
         self,
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
-        """As `wrap_model_call`; waits without blocking the event loop."""
         passage = self._passage(request)
         for asked in itertools.count(1):
             try:
@@ -161,26 +212,6 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                         return self._last_words(last, await self._asend(last, handler, last=True))
                 return self._leave(passage, error)
         raise AssertionError
-
-    def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
-        """Tell the calls inside a tool whom they are for; hold for the tool itself, if it has a price."""
-        try:
-            with self._tool_door(request):
-                return handler(request)
-        except CapExceeded as error:
-            return self._not_run(request, error)
-
-    async def awrap_tool_call(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
-    ) -> Any:
-        """As `wrap_tool_call`."""
-        try:
-            with self._tool_door(request):
-                return await handler(request)
-        except CapExceeded as error:
-            return self._not_run(request, error)
-
-    # -- one request ----------------------------------------------------------------------------------------------
 
     def _send(
         self, passage: _Passage, handler: Callable[..., ModelResponse[Any]], *, last: bool = False

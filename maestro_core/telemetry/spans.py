@@ -213,7 +213,7 @@ def draw(
     Nothing is attached to the context: frameworks do not promise that a start and its end share one.
     """
     return tracer.start_span(
-        f"{operation} {name}",
+        f"{operation} {name}" if name else operation,
         # Named in either case: an SDK would look for the current one three times.
         context=trace.set_span_in_context(parent) if parent else get_current() if below is None else below,
         kind=_KINDS.get(operation, trace.SpanKind.INTERNAL),
