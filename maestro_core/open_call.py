@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import ReservationClosed
+from .errors import CapExceeded, ReservationClosed
+from .runtree import not_sent
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from .maestro import Maestro
+    from .telemetry import Drawing
     from .types import Call, Record, Reservation
 
 __all__ = ["OpenCall"]
@@ -30,6 +34,8 @@ class OpenCall:
         self._maestro = maestro
         self._call = call
         self._released = False
+        self._drawing: Drawing | None = None
+        self._began_ns = 0
         self.record: Record | None = None
 
     def settle(self, usage: Any) -> Record:
@@ -43,7 +49,12 @@ class OpenCall:
         self._released = True
 
     def __enter__(self) -> Self:
-        self.reservation = self._maestro.reserve(self._call)
+        try:
+            self.reservation = self._maestro.reserve(self._call)
+        except CapExceeded as error:
+            not_sent(self._draw(replace(self._call, attribution=error.attribution)), None, error)
+            raise
+        self._drawing, self._began_ns = self._draw(self.reservation.call), time.perf_counter_ns()
         return self
 
     def __exit__(
@@ -54,6 +65,19 @@ class OpenCall:
             # It may have been closed through its reservation, as `maestro.settle(call.reservation, usage)`.
             with suppress(ReservationClosed):
                 self.record = self._maestro.settle_with(self.reservation, None, {"reason": why})
+        if self._drawing is not None:
+            self._drawing.end(self.record, error)
+        self._maestro.telemetry.metrics.operated(
+            "chat",
+            self.reservation.call,
+            (time.perf_counter_ns() - self._began_ns) / 1e9,
+            record=self.record,
+            error=error,
+            span=self._drawing.span if self._drawing is not None else None,
+        )
+
+    def _draw(self, call: Call) -> Drawing | None:
+        return self._maestro.telemetry.start("chat", call.model, call.attribution, parent=None, call=call)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

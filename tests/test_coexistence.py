@@ -10,7 +10,7 @@ import asyncio
 import pytest
 from openinference.instrumentation.langchain import LangChainInstrumentor
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -106,6 +106,19 @@ def test_ten_agents_at_once_are_ten_traces(spans, make_researcher, provider, mak
 def test_streams_are_annotated(spans, openai, provider, make_maestro):
     list(openai().stream("go", config={"callbacks": [MaestroCallbackHandler(make_maestro())]}))
     assert sum(costs(spans)) == provider.bill_nanos > 0
+
+
+def test_what_they_say_of_a_call_stays(spans, openai, make_maestro):
+    class Theirs(SpanProcessor):
+        def on_start(self, span, parent_context=None):
+            span.set_attribute("gen_ai.request.model", "as they call it")
+
+    trace.get_tracer_provider().add_span_processor(Theirs())
+    openai().invoke("go", config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
+    (model,) = by_kind(spans, MODEL)
+    assert model.attributes["gen_ai.request.model"] == "as they call it"
+    assert model.attributes["gen_ai.provider.name"] == "openai"  # of which they say nothing
+    assert model.attributes["gen_ai.usage.cost"] > 0
 
 
 def test_a_refused_call_is_told_on_the_agents_span(spans, make_researcher, make_maestro):

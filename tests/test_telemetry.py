@@ -372,3 +372,37 @@ def test_what_is_wrong_with_an_agent_stands_on_its_own_span(spans, make_maestro)
         runs.leave(run_id)
     found = {span.name: span.attributes.get("maestro.anomaly") for span in spans.get_finished_spans()}
     assert found == {"invoke_agent helper": "loop", "execute_tool ask": None, "invoke_agent boss": None}
+
+
+def test_a_call_without_a_framework_is_a_span(spans, provider, openai, make_maestro):
+    maestro = make_maestro()
+    client = openai().root_client
+    with (
+        trace.get_tracer("app").start_as_current_span("request") as request,
+        attribution(team="growth", conversation="c-1"),
+        maestro.call(provider="openai", model="gpt-5-mini", input="hello", max_output_tokens=100) as call,
+    ):
+        answer = client.chat.completions.create(
+            model="gpt-5-mini", messages=[{"role": "user", "content": "hello"}], max_completion_tokens=100
+        )
+        call.settle(answer.usage)
+    chat = next(span for span in spans.get_finished_spans() if span.name == "chat gpt-5-mini")
+    assert chat.parent.span_id == request.get_span_context().span_id
+    assert chat.attributes["maestro.cost.nano_usd"] == provider.bill_nanos > 0
+    assert (chat.attributes["maestro.team"], chat.attributes["gen_ai.conversation.id"]) == ("growth", "c-1")
+
+
+@pytest.mark.parametrize("way", ["refused", "failed", "settled elsewhere"])
+def test_a_call_without_a_framework_that_does_not_go_well(spans, make_maestro, way):
+    maestro = make_maestro(caps=[Cap("0.000001" if way == "refused" else "1")])
+    ask = maestro.call(provider="openai", model="gpt-5-mini", input="hello" * 300, max_output_tokens=100)
+    if way == "settled elsewhere":
+        with ask as call:
+            maestro.settle(call.reservation, None)
+    else:
+        with pytest.raises(CapExceeded if way == "refused" else RuntimeError), ask:
+            raise RuntimeError
+    (chat,) = spans.get_finished_spans()
+    assert ("maestro.refused" in chat.attributes) is (way == "refused")
+    assert ("gen_ai.usage.cost" in chat.attributes) is (way != "refused")
+    assert chat.attributes.get("error.type") == {"refused": "CapExceeded", "failed": "RuntimeError"}.get(way)

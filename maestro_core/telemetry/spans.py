@@ -166,16 +166,18 @@ class Drawing:
     def _annotate(self, span: Span | None, record: Record | None, run_cost_nanos: int) -> bool:
         if span is None or not span.is_recording():
             return False
+        theirs: Mapping[str, AttributeValue] = getattr(span, "attributes", None) or {}
         facts = self._course(run_cost_nanos)
         if record is not None:
-            facts |= cost_attributes(record, self._costs, to=getattr(span, "attributes", None) or {})
+            facts |= cost_attributes(record, self._costs, to=theirs)
         # Tokens, models and errors are the other instrumentation's; what it says of them stays as it is.
         ours = {
             name: value
             for name, value in facts.items()
             if not name.startswith("gen_ai.") or name == names.COST
         }
-        span.set_attributes(self._attributes | ours)
+        missing = {name: value for name, value in self._attributes.items() if name not in theirs}
+        span.set_attributes(missing | ours)
         if record is not None:
             self._add_events(span, record)
         return True
