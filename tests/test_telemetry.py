@@ -130,7 +130,8 @@ def test_an_agent_that_ends_quietly_at_its_cap_shows_why(spans, openai, make_mae
     maestro = make_maestro(caps=[Cap("0.000001")])
     agent = create_agent(openai(), [], middleware=[MaestroMiddleware(maestro, exit_behavior="end")])
     agent.invoke(ASKED)
-    (refused,) = spans.get_finished_spans()
+    refused, top = spans.get_finished_spans()
+    assert top.status.status_code is trace.StatusCode.UNSET
     assert refused.attributes["maestro.refused"] == "ceiling"
 
 
