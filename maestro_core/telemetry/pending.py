@@ -8,6 +8,7 @@ that an exemplar bears: it is the reading's.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -57,7 +58,9 @@ class Pending(Generic[_T]):
         """Record all that was added before; when this returns, no other thread is about to record any of it."""
         if self._lock.acquire(timeout=_PATIENCE_S):
             try:
-                self._record(len(self._due))
+                for _ in range(0, len(self._due), _AT_ONCE):
+                    self._record(_AT_ONCE)
+                    time.sleep(0)  # else an event loop beside it would have a turn every five milliseconds
             finally:
                 self._lock.release()
 
