@@ -82,20 +82,22 @@ def to_input(payload: Sequence[Any] | str) -> History:
 
 def _plain(message: Any) -> dict[str, Any]:
     fields = message.__dict__
-    blocks = fields.get("blocks") or []
-    calls = any(block.block_type == "tool_call" for block in blocks)
-    more = {
-        name: value
-        for name, value in (fields.get("additional_kwargs") or {}).items()
-        if name not in _KEPT_AT_HOME and not (calls and name == "tool_calls")  # the blocks say the same
-    }
-    return {"role": str(fields["role"].value), "content": [_block(block) for block in blocks], "more": more}
+    content, calls = [], False
+    for block in fields.get("blocks") or ():
+        kind = block.block_type
+        calls = calls or kind == "tool_call"
+        content.append(block.text if kind == "text" else _block(kind, block))
+    more = fields.get("additional_kwargs") or {}
+    if more:
+        more = {
+            name: value
+            for name, value in more.items()
+            if name not in _KEPT_AT_HOME and not (calls and name == "tool_calls")  # the blocks say the same
+        }
+    return {"role": fields["role"]._value_, "content": content, "more": more}
 
 
-def _block(block: Any) -> Any:
-    kind = block.block_type
-    if kind == "text":
-        return block.text
+def _block(kind: str, block: Any) -> Any:
     if kind == "tool_call":
         called = {"name": block.tool_name, "input": block.tool_kwargs, "id": block.tool_call_id}
         return {"type": "tool_call", **called}

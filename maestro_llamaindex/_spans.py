@@ -145,7 +145,7 @@ class _Tree(BaseSpanHandler[Any]):
 
 
 _spans: dict[str, _Span] = {}
-_maestros: weakref.WeakSet[Maestro] = weakref.WeakSet()
+_maestros: list[weakref.ref[Maestro]] = []
 # Whose Maestro is not known yet: the default one is made when something runs.
 _pending: list[weakref.ref[Holder]] = []
 _tree = _Tree()
@@ -184,16 +184,22 @@ def refusal_here(maestro: Maestro) -> CapExceeded | None:
     return found.refusals.get(id(maestro)) if found else None
 
 
-def _watched() -> tuple[Maestro, ...]:
+def _watched() -> list[Maestro]:
+    if _pending:
+        _settle_pending()
+    return [maestro for reference in _maestros if (maestro := reference()) is not None]
+
+
+def _settle_pending() -> None:
     for reference in tuple(_pending):
         holder = reference()
         try:
-            if holder is not None:
-                _maestros.add(holder.maestro)
+            found = holder.maestro if holder is not None else None
         except MaestroError:  # settings that are wrong; the call that is refused for them will say so
             continue
         _pending.remove(reference)
-    return tuple(_maestros)
+        living = [each for each in _maestros if each() is not None and each() is not found]
+        _maestros[:] = [*living, weakref.ref(found)] if found is not None else living
 
 
 def _entered(
@@ -283,6 +289,8 @@ def _left(id_: str, error: BaseException | None, result: Any = None) -> None:
     try:
         ended(id_, error)
         span = _spans.pop(id_, None)
+        if span is not None and span.run_id != id_:  # a model's own method, which is no run
+            return
         if span is not None and span.flow is not None and span.flow.span_id == id_:
             _end_turn(span.flow, error)
         # An agent's step ends with an event that bears what the tool answered.

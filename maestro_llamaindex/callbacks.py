@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -47,15 +48,14 @@ class MaestroCallbackHandler(BaseCallbackHandler):
 
     def __init__(self, maestro: Maestro | None = None) -> None:
         super().__init__(event_starts_to_ignore=[], event_ends_to_ignore=[])
-        self._maestro = maestro
+        if maestro is not None:
+            self.maestro = maestro
         watch(self)
 
-    @property
+    @cached_property
     def maestro(self) -> Maestro:
         """The instance that this handler reports to."""
-        if self._maestro is None:
-            self._maestro = Maestro.default()
-        return self._maestro
+        return Maestro.default()
 
     def on_event_start(
         self,

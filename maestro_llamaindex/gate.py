@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import aclosing, closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from maestro_core import CapExceeded, Maestro
@@ -59,16 +60,15 @@ class Gate:
     """
 
     def __init__(self, maestro: Maestro | None) -> None:
-        self._maestro = maestro
+        if maestro is not None:
+            self.maestro = maestro
         self._last_calls = LastCalls()
         watch(self)
 
-    @property
+    @cached_property
     def maestro(self) -> Maestro:
         """The instance that this gate reports to."""
-        if self._maestro is None:
-            self._maestro = Maestro.default()
-        return self._maestro
+        return Maestro.default()
 
     # -- the four ways through ------------------------------------------------------------------------------------
 

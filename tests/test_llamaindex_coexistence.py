@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
-
 import pytest
 
 pytest.importorskip("llama_index.llms.openai", reason="LlamaIndex is not installed: pip install --group test")
@@ -37,7 +35,7 @@ def instrument(request, monkeypatch):
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    monkeypatch.setattr(_spans, "_maestros", WeakSet())
+    monkeypatch.setattr(_spans, "_maestros", [])
     monkeypatch.setattr(_spans, "_pending", [])
     root = get_dispatcher()
     events, spans = list(root.event_handlers), list(root.span_handlers)

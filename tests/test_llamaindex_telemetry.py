@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from weakref import WeakSet
 
 import pytest
 
@@ -35,7 +34,7 @@ def spans(monkeypatch):
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     # Every Maestro of the process is told of LlamaIndex's spans, those of earlier tests, too.
-    monkeypatch.setattr(_spans, "_maestros", WeakSet())
+    monkeypatch.setattr(_spans, "_maestros", [])
     monkeypatch.setattr(_spans, "_pending", [])
     yield exporter
     provider.shutdown()
