@@ -32,7 +32,7 @@ class Use:
     scope: Scope
     tool: str
     where: Attribution
-    asked: bytes | None
+    asked: int | None
 
 
 class Circles:

@@ -142,11 +142,11 @@ class RunTree(ABC):
         Raises:
             CapExceeded: If it is a tool with a price, and a cap does not admit one more use.
         """
-        if run_id in self._runs:
-            return
         parent = self._find(parent_id)
         if kind == "chain" and parent is not None:
-            self._runs[run_id] = parent
+            self._runs.setdefault(run_id, parent)
+            return
+        if run_id in self._runs:
             return
         around = _around.get()
         path = parent.path if parent else around.path if around else ()

@@ -94,8 +94,11 @@ ROUTED = "maestro-routed"
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
 _REFERENCES = ("previous_response_id", "conversation", "prompt")
 _NESTED = (dict, list)
+# Where a request's further parameters may stand.
+_PLACES = ("model_kwargs", "extra_body", "generation_config")
 # Asked first, of what rarely has any of them: one look at a dict's keys.
-_ANY_LIMIT, _ANY_REFERENCE, _ANY_URL = frozenset(LIMITS), frozenset(_REFERENCES), frozenset(_URLS)
+_ANY_LIMIT, _ANY_REFERENCE = frozenset(LIMITS), frozenset(_REFERENCES)
+_ANY_URL, _ANY_PLACE = frozenset(_URLS), frozenset(_PLACES)
 
 # Of messages, by their types.
 _ROLES = {"ai": "ai", "AIMessageChunk": "ai", "human": "human", "system": "system", "tool": "tool"}
@@ -217,9 +220,10 @@ def _limit(meta: Mapping[str, Any], params: Mapping[str, Any], made: _Model) -> 
     # Which of several limits wins differs by integration and API, and the event shows them side by side;
     # the largest is the only one that cannot be too small.
     limits = [*made.limits, *_limits(params)]
-    for key in ("model_kwargs", "extra_body", "generation_config"):
-        if isinstance(place := params.get(key), dict):
-            limits += _limits(place)
+    if not _ANY_PLACE.isdisjoint(params):
+        for key in _PLACES:
+            if isinstance(place := params.get(key), dict):
+                limits += _limits(place)
     if _is_limit(named := meta.get("ls_max_tokens")):
         limits.append(named)
     return max(limits) if limits else None

@@ -180,12 +180,12 @@ def test_a_tool_that_is_still_under_way_may_bring_something_new():
     for n in range(4):
         guard.ask(BOSS, n)
         guard.begin(BOSS)
-        guard.end(BOSS, "read", b"a", "a", failed=False)
+        guard.end(BOSS, "read", 7, "a", failed=False)
     guard.ask(BOSS, 5)
     guard.begin(BOSS)
     guard.begin(BOSS)
-    assert guard.end(BOSS, "read", b"a", "a", failed=False) is None
-    assert guard.end(BOSS, "read", b"b", words(3), failed=False) is None
+    assert guard.end(BOSS, "read", 7, "a", failed=False) is None
+    assert guard.end(BOSS, "read", 8, words(3), failed=False) is None
 
 
 @given(st.recursive(st.none() | st.booleans() | st.text() | st.floats(), lambda inner: st.lists(inner)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,14 +52,14 @@ class Outcome:
         receipt: Whether the result only confirms that something was done.
     """
 
-    steady: bytes
-    rough: bytes
+    steady: int
+    rough: int
     failed: bool = False
     receipt: bool = False
 
 
-def fingerprint(value: object) -> bytes:
-    """Return eight bytes that are the same for equal values, whatever the order of their keys."""
+def fingerprint(value: object) -> int:
+    """Return a number that is the same for equal values in this process, whatever the order of their keys."""
     return _hashed(_text(value))
 
 
@@ -84,7 +83,7 @@ def outcome(result: object, *, failed: bool = False) -> Outcome:
     )
 
 
-def spoken(reply: Mapping[str, object]) -> bytes:
+def spoken(reply: Mapping[str, object]) -> int:
     """Return the fingerprint of a model's reply: its words and the tools it asks for, without their ids."""
     content, calls = reply.get("content"), reply.get("tool_calls")
     if isinstance(content, list):
@@ -126,8 +125,8 @@ def _text(value: object) -> str:
         return repr(value)
 
 
-def _hashed(text: str) -> bytes:
+def _hashed(text: str) -> int:
     if len(text) > _MOST_CHARACTERS:
         half = _MOST_CHARACTERS // 2
         text = f"{text[:half]}{len(text)}{text[-half:]}"
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return hash(text)  # Python's own, of 64 bits and keyed: what is compared was seen in this process

@@ -56,9 +56,7 @@ class Guard:
         with self._lock:
             self._track(scope).begin()
 
-    def end(
-        self, scope: Scope, tool: str, asked: bytes | None, result: object, *, failed: bool
-    ) -> Loop | None:
+    def end(self, scope: Scope, tool: str, asked: int | None, result: object, *, failed: bool) -> Loop | None:
         """A tool has ended; return the loop that this closes.
 
         Args:
@@ -73,14 +71,14 @@ class Guard:
             return None
         came = outcome(result, failed=failed)
         with self._lock:
-            return self._track(scope).end(tool, asked or b"", came, plain=asked is None)
+            return self._track(scope).end(tool, asked or 0, came, plain=asked is None)
 
     def skip(self, scope: Scope) -> None:
         """A tool has ended of which nothing is to be learned."""
         with self._lock:
             self._track(scope).skip()
 
-    def asked(self, arguments: object) -> bytes | None:
+    def asked(self, arguments: object) -> int | None:
         """Return the fingerprint of a tool's arguments; None if there are none."""
         return fingerprint(arguments) if arguments else None
 

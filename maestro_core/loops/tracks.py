@@ -25,7 +25,7 @@ _TURNS_OF_SAME_CALL = 10
 _WINDOW = 12
 _PERIODS = (2, 3)
 
-_Call = tuple[str, bytes]  # tool, arguments
+_Call = tuple[str, int]  # tool, arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class _Turn:
     began_us: int = 0
     calls: set[_Call] = field(default_factory=set)
     results: set[_Call] = field(default_factory=set)  # tool, what it answered
-    answers: set[tuple[_Call, bytes]] = field(default_factory=set)
+    answers: set[tuple[_Call, int]] = field(default_factory=set)
     new: bool = False
     failed: bool = True
     varied: bool = True  # whether every call had arguments
@@ -63,7 +63,7 @@ class Track:
         self._open = 0
         self._stale = 0  # turns in a row, up to the last one, in which the first may have been new
         self._same_call = 0
-        self._said: tuple[int, bytes] | None = None
+        self._said: tuple[int, int] | None = None
 
     def ask(self, context: int, now_us: int) -> Loop | None:
         """The agent's model is asked again, with so many messages; the turn before is over.
@@ -73,11 +73,11 @@ class Track:
         said, self._said = self._said, None
         found = None
         if said and context > said[0] and not self._turn.calls and not self._open:
-            found = self._add(("", b""), Outcome(said[1], b""), plain=True)
+            found = self._add(("", 0), Outcome(said[1], 0), plain=True)
         self._close(now_us)
         return found
 
-    def say(self, context: int, answer: bytes) -> None:
+    def say(self, context: int, answer: int) -> None:
         """The model has answered to so many messages; `answer` is the fingerprint of what it said."""
         self._said = context, answer
 
@@ -85,7 +85,7 @@ class Track:
         """A tool begins."""
         self._open += 1
 
-    def end(self, tool: str, arguments: bytes, result: Outcome, *, plain: bool = False) -> Loop | None:
+    def end(self, tool: str, arguments: int, result: Outcome, *, plain: bool = False) -> Loop | None:
         """A tool has ended; return the loop that this closes.
 
         Args:
