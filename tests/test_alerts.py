@@ -229,12 +229,13 @@ def test_plugins_and_opentelemetry_are_told(ledger, monkeypatch):
     manager = load()
     manager.register(Plugin())
     with telling(ledger, manager) as alerts:
-        report(alerts, alert("1", team="growth"), alert("2"))
+        report(alerts, alert("1", team="growth", conversation="c-1"), alert("2"))
         assert alerts.flush()
     assert seen == ["1", "2"]
     first, _ = [each.log_record for each in exporter.get_finished_logs()]
     assert first.event_name == "maestro.alert"
     assert first.attributes["maestro.team"] == "growth"
+    assert first.attributes["gen_ai.conversation.id"] == "c-1"  # as on spans
     assert first.attributes["maestro.alert.kind"] == "test"
     logs.shutdown()
 

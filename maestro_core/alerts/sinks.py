@@ -14,9 +14,12 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from maestro_core.telemetry.names import ALERT_EVENT
+from maestro_core.telemetry.spans import whom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from opentelemetry.util.types import AttributeValue
 
     from maestro_core.telemetry.events import Events
     from maestro_core.types import Alert
@@ -105,9 +108,11 @@ def _token(key: str) -> str:
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _attributes(alert: Alert) -> Mapping[str, str]:
-    found = {f"maestro.alert.{name}": str(value) for name, value in alert.to_dict().items() if value}
-    return found | {f"maestro.{name}": value for name, value in alert.attribution.dimensions.items()}
+def _attributes(alert: Alert) -> Mapping[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        f"maestro.alert.{name}": str(value) for name, value in alert.to_dict().items() if value
+    }
+    return found | whom(alert.attribution)
 
 
 def _pause_s(attempt: int, asked: str | None) -> float:

@@ -49,7 +49,9 @@ PROVIDER_NAMES: Final = {
     "aws": "aws.bedrock",
     "azure": "azure.ai.openai",
     "google": "gcp.gen_ai",
+    "ibm": "ibm.watsonx.ai",
     "mistral": "mistral_ai",
+    "moonshotai": "moonshot_ai",
     "x-ai": "x_ai",
 }
 
