@@ -35,8 +35,8 @@ __all__ = ["MaestroCallbackHandler", "as_langchain"]
 
 _log = logging.getLogger("maestro")
 
-# What create_agent calls the run of an agent without a name, and says that it has made it.
-_GRAPH, _AGENTS = "LangGraph", "langchain_create_agent"
+# What the run of a graph is called that has no name, and what says in a run's metadata that it is one.
+_GRAPH, _GRAPHS = "LangGraph", frozenset({"langchain_create_agent", "langgraph"})
 
 _P = ParamSpec("_P")
 
@@ -198,13 +198,15 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         name: str | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Follow the run tree; a run that bears its agent's name is that agent, or LangGraph's, if the agent has none."""
+        """Follow the run tree; a run that bears its agent's name is that agent; a graph is one, too."""
         agent, runs = metadata.get("lc_agent_name") if metadata else None, self.maestro.runs
         if agent:
             begins = name == agent and runs.agent(parent_run_id) != agent
         else:
-            begins = name == _GRAPH and metadata is not None and metadata.get("ls_integration") == _AGENTS
-            begins = begins and runs.kind(parent_run_id) != "agent"
+            graph = metadata is not None and metadata.get("ls_integration") in _GRAPHS
+            begins = (
+                graph and (name == _GRAPH or parent_run_id is None) and runs.kind(parent_run_id) != "agent"
+            )
         if begins:
             own = dimensions(metadata, self.maestro.settings.dimensions)
             runs.enter(

@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
+from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -118,6 +120,32 @@ def test_an_agent_in_a_tool_stands_below_it(spans, make, provider, door, name):
     paths = {record.attribution.path for record in make.maestro.ledger.records() if record.kind == "settled"}
     outer = (("agent", name),) if name else ()
     assert paths == {outer, (*outer, ("tool", "ask_inner"), ("agent", "inner"))}
+
+
+@pytest.mark.parametrize("name", ["flow", None])
+def test_a_graph_of_ones_own_is_one_trace(spans, make, openai, provider, name):
+    model, boss = openai(), make("handler", [search], "boss")
+    graph = StateGraph(MessagesState)
+    graph.add_node("draft", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node(
+        "check",
+        RunnableLambda(lambda state: state["messages"][-1].text) | model | (lambda m: {"messages": [m]}),
+    )
+    graph.add_node("boss", boss)
+    graph.add_edge(START, "draft")
+    graph.add_edge("draft", "check")
+    graph.add_edge("check", "boss")
+    graph.compile(name=name).invoke(ASKED, config=make.config("handler"))
+    assert tree(spans) == [
+        ("chat gpt-5-mini", "invoke_agent"), ("chat gpt-5-mini", "invoke_agent"),
+        ("chat gpt-5-mini", "invoke_agent boss"), ("chat gpt-5-mini", "invoke_agent boss"),
+        ("execute_tool search", "invoke_agent boss"),
+        ("invoke_agent", None), ("invoke_agent boss", "invoke_agent"),
+    ]  # fmt: skip
+    top = next(span for span in spans.get_finished_spans() if span.name == "invoke_agent")
+    assert round(top.attributes["maestro.run.cost.usd"] * 1e9) == provider.bill_nanos
+    paths = {record.attribution.path for record in make.maestro.ledger.records()}
+    assert paths == {(), (("agent", "boss"),)}
 
 
 def test_an_agent_that_fails_has_ended(spans, make, provider):
