@@ -145,6 +145,23 @@ def test_refusals_and_headroom(read, openai, make_maestro):
     assert 0 < headroom["$0.01"] < 0.01
 
 
+def test_caps_of_one_customer_each_name_none_of_them(read, openai, make_maestro):
+    plans = [
+        Cap(limit, where={"customer": name}, every="day")
+        for name, limit in (("acme", "0.01"), ("zeta", "0.01"))
+    ]
+    maestro = make_maestro(caps=[*plans, Cap("5", where={"team": "growth"})])
+    with attribution(customer="acme", team="growth"), pytest.raises(CapExceeded):
+        openai(max_tokens=10_000).invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]})
+    with attribution(customer="zeta", team="growth"):
+        openai().invoke("hello", config={"callbacks": [MaestroCallbackHandler(maestro)]})
+    ((labels, _),) = read["maestro.refusals"]
+    assert labels["maestro.cap"] == "$0.01 where customer=* every day"
+    headroom = {labels["maestro.cap"]: value for labels, value in read["maestro.cap.headroom.usd"]}
+    assert headroom.keys() == {"$0.01 where customer=* every day", "$5.00 where team=growth"}
+    assert headroom["$0.01 where customer=* every day"] < 0.01  # of the customer that is nearest to it
+
+
 def test_too_many_teams_fold_without_losing_a_cent(read, make_maestro):
     maestro = make_maestro()
     for i in range(1_100):

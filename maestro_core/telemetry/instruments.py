@@ -19,7 +19,7 @@ from opentelemetry.metrics import NoOpMeter, Observation
 
 from maestro_core.forks import fork_safe_lock, tell_child
 from maestro_core.money import NANOS_PER_USD
-from maestro_core.types import UNATTRIBUTED
+from maestro_core.types import UNATTRIBUTED, Cap
 
 from . import names
 from .pending import Pending
@@ -32,15 +32,18 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
     from opentelemetry.util.types import AttributeValue
 
-    from maestro_core.types import CapStatus, Record
+    from maestro_core.types import Budget, CapStatus, Record
 
-__all__ = ["Instruments", "Operated", "instruments"]
+__all__ = ["Instruments", "Operated", "cap_name", "instruments"]
 
 _log = logging.getLogger("maestro")
 
 # The SDK folds everything beyond 2,000 attribute sets into one without attributes; we keep provider and model.
 _MOST_SERIES = 1_000
 _OTHER = "(other)"
+
+# What never becomes an attribute, nor a part of one.
+_PERSONAL = frozenset({"run", "conversation", "customer", "user"})
 
 # A call that has ended: its operation, provider and model, the model that answered ("" if unknown), tokens in and out and
 # until the first chunk in seconds (each if known), its duration in seconds, the class of its error ("" if there was none),
@@ -219,7 +222,7 @@ class Instruments:
                 _log.exception("caps could not be read for the metrics")
                 continue
             for one in found:
-                name = str(one.cap)
+                name = cap_name(one.cap)
                 if name not in tightest or one.headroom < tightest[name].headroom:
                     tightest[name] = one
         headroom = [Observation(float(one.headroom), {names.CAP: name}) for name, one in tightest.items()]
@@ -233,6 +236,14 @@ class Instruments:
 
 def _spelled(provider: str) -> str:
     return names.PROVIDER_NAMES.get(provider, provider)
+
+
+def cap_name(cap: Cap | Budget) -> str:
+    """Return what metrics call a cap: there may be one for each customer, and whom it is about stays out of them."""
+    if _PERSONAL.isdisjoint(dimension for dimension, _ in cap.where):
+        return str(cap)
+    where = {dimension: "*" if dimension in _PERSONAL else value for dimension, value in cap.where}
+    return str(Cap(cap.limit, per=cap.per or None, where=where, every=cap.every))
 
 
 _instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()

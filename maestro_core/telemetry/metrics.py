@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import metrics, trace
 
 from .guard import failed, harmless
-from .instruments import instruments
+from .instruments import cap_name, instruments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class Metrics:
         """Count a refusal."""
         to = self._instruments()
         if to is not None:
-            to.refused(error.reason, str(error.cap), call.attribution.value("team"))
+            to.refused(error.reason, cap_name(error.cap), call.attribution.value("team"))
 
     def operated(
         self,
