@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 from .errors import PriceNotFound
 
@@ -143,6 +143,11 @@ def _book_name(provider: str, model: str) -> str | None:
         return None
 
 
+_NONE = len(repr(None)) + 1
+_EMPTY = len("{}")
+_EMPTY_JSON: dict[type, int] = {type(None): len("null"), list: len("[]"), dict: len("{}")}
+_NUMBERS = frozenset({bool, int, float})
+_as_json = json.JSONEncoder(default=str).encode
 _PLAIN_MESSAGE = len("role") + len("content") + 2 * 6 + _MESSAGE
 
 
@@ -154,16 +159,16 @@ class _Counter:
         self.model = model
         self.unbounded = False
 
-    def tokens(self, obj: object) -> int:
+    def tokens(self, obj: Any) -> int:
         """Return the most tokens that a value can become."""
+        kind = type(obj)  # the checks against abstract classes below take longer than the counting
+        if kind is dict:
+            return self._mapping(obj)
+        if kind is list or kind is tuple:
+            return self._sequence(obj)
         if isinstance(obj, str):
             return len(obj) if obj.isascii() else len(obj.encode("utf-8", "surrogatepass"))
-        kind = type(obj)
-        if kind is dict:  # the checks against abstract classes below take longer than the counting
-            return self._mapping(cast("dict[Any, Any]", obj))
-        if kind is list or kind is tuple:
-            return sum(map(self.tokens, cast("list[Any]", obj))) + 2 * len(cast("list[Any]", obj))
-        if obj is None or kind in {bool, int, float}:
+        if obj is None or kind in _NUMBERS:
             return len(repr(obj)) + 1
         fields = getattr(obj, "__dict__", None)
         if isinstance(fields, dict) and ("content" in fields or "blocks" in fields):
@@ -171,7 +176,7 @@ class _Counter:
         if isinstance(obj, Mapping):
             return self._mapping(obj)
         if isinstance(obj, Sequence | AbstractSet) and not isinstance(obj, bytes | bytearray | memoryview):
-            return sum(map(self.tokens, obj)) + 2 * len(obj)
+            return self._sequence(obj)
         return self._object(obj)
 
     def tool(self, tool: object) -> int:
@@ -180,25 +185,45 @@ class _Counter:
             return _json_length(tool)
         return _json_length(_definition(tool))
 
+    def _sequence(self, parts: Collection[Any]) -> int:
+        total = 2 * len(parts)
+        for part in parts:
+            if type(part) is str and part.isascii():
+                total += len(part)
+            elif type(part) is dict:
+                total += self._mapping(part)
+            else:
+                total += self.tokens(part)
+        return total
+
     def _mapping(self, block: Mapping[Any, Any]) -> int:
         if len(block) == 2 and "role" in block and isinstance(text := block.get("content"), str):  # noqa: PLR2004
             # Most of a long conversation. What follows says the same of it, and takes three times as long.
             return self.tokens(text) + self.tokens(block["role"]) + _PLAIN_MESSAGE
         kind = block.get("type")
+        if not isinstance(kind, str):  # in a JSON schema it may be a list
+            kind = None
         if kind in _IMAGE_BLOCKS or "inlineData" in block or "inline_data" in block:
             return self._image(block)
-        if kind in _UNKNOWN_BLOCKS and not _is_plain_text(block):
-            self.unbounded = True
-            return 0
-        if any(block.get(key) for key in _REFERENCES & block.keys()):
+        elsewhere = kind in _UNKNOWN_BLOCKS and not _is_plain_text(block)
+        if elsewhere or (not _REFERENCES.isdisjoint(block) and any(map(block.get, _REFERENCES))):
             self.unbounded = True
             return 0
         total = 0
         for key, value in block.items():
+            if key in _JSON_FIELDS:
+                size = _json_length(value)
+            elif value is None:
+                size = _NONE
+            elif type(value) is str and value.isascii():
+                size = len(value)
+            elif type(value) is dict and not value:
+                size = _EMPTY
+            else:
+                size = self.tokens(value)
             # 6: quotes, colon, comma and spaces of each pair
-            size = _json_length(value) if key in _JSON_FIELDS else self.tokens(value)
-            total += size + len(str(key)) + 6
-        return total + (_MESSAGE if "role" in block or kind in _TOOL_BLOCKS else 2)
+            total += size + (len(key) if type(key) is str else len(str(key))) + 6
+        return total + (_MESSAGE if "role" in block or kind in _TOOL_BLOCKS else _EMPTY)
 
     def _message(self, fields: Mapping[str, Any]) -> int:
         """A message of LangChain, or of LlamaIndex (where `content` only repeats the text of `blocks`)."""
@@ -257,7 +282,9 @@ def _is_plain_text(block: Mapping[Any, Any]) -> bool:
 
 def _json_length(value: object) -> int:
     """Return the length of a value as JSON with every character outside ASCII escaped: the longest form it is sent in."""
-    return len(json.dumps(value, default=str))
+    if not value and (known := _EMPTY_JSON.get(type(value))):
+        return known
+    return len(_as_json(value))
 
 
 def _definition(tool: object) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import UserDict, UserList
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +39,50 @@ def test_the_short_way_for_plain_messages_counts_as_the_long_one(text, role):
     named = plain | {"name": ""}
     assert input_bound(plain) == input_bound(named) - len("name") - 6
     assert input_bound({"role": role, "content": [text]}) == input_bound(plain) + 2
+
+
+KEYS = st.sampled_from(["role", "type", "content", "args", "tool_calls", "more", "file_id", "é"])
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT | st.sampled_from(["text", "tool_use", "image", "file"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def wrapped(value):
+    """Return the same with nothing in it that has a short way."""
+    if isinstance(value, dict):
+        return UserDict({name: wrapped(part) for name, part in value.items()})
+    return UserList([wrapped(part) for part in value]) if isinstance(value, list) else value
+
+
+def without_json(value):
+    """Return the same with text where JSON is sent: a mapping of another kind is no JSON."""
+    if isinstance(value, dict):
+        sent = {"args", "tool_calls"}
+        return {name: str(part) if name in sent else without_json(part) for name, part in value.items()}
+    return [without_json(part) for part in value] if isinstance(value, list) else value
+
+
+@given(value=PLAIN)
+def test_plain_data_counts_as_any_other_mapping_or_sequence_of_the_same(value):
+    value = without_json(value)
+    assert input_bound(value) == input_bound(wrapped(value))
+
+
+def test_nothing_takes_room_too():
+    assert input_bound({"more": {}}) - input_bound({"more": ""}) == len("{}")
+    assert input_bound({"more": None}) - input_bound({"more": ""}) == len("null,")
+    assert input_bound(["a", "b"]) - input_bound([]) == len("a, b, ")
+
+
+def test_the_type_of_a_block_may_be_anything():
+    assert input_bound({"type": ["string", "null"]}) > input_bound({"type": []})
+
+
+@given(value=PLAIN)
+def test_what_is_sent_as_json_counts_as_its_json(value):
+    assert input_bound({"args": value}) - input_bound({"args": None}) == len(json.dumps(value)) - len("null")
 
 
 @given(text=TEXT)

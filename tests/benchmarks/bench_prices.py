@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from maestro_core.estimate import input_bound
+from maestro_core.prefixes import History, Prefixes
 from maestro_core.prices import price, worst_case
+from maestro_core.types import Call
 from maestro_core.usage import Usage
 
 if TYPE_CHECKING:
@@ -21,10 +23,33 @@ _CALLS = 20_000
 _AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-def micros(call: Callable[[], object]) -> float:
+def micros(call: Callable[[], object], calls: int = _CALLS) -> float:
     """Return the best mean of seven rounds, in microseconds."""
     call()
-    return min(timeit.repeat(call, number=_CALLS, repeat=7)) / _CALLS * 1e6
+    return min(timeit.repeat(call, number=calls, repeat=7)) / calls * 1e6
+
+
+def turn(length: int, text: str) -> float:
+    """Return what it takes to find what is known of a conversation before a call, and to learn its count after it."""
+    messages = [
+        {
+            "role": "ai" if i % 2 else "human",
+            "content": f"{i} {text}",
+            "name": None,
+            "tool_calls": [],
+            "more": {},
+        }
+        for i in range(length + 1)
+    ]
+    prefixes, usage = Prefixes(), Usage(input_tokens=100 * length, output_tokens=50)
+    prefixes.learn(Call(provider="openai", model="gpt-5.4", history=messages[: length - 1]), usage, None)
+
+    def go() -> None:
+        call = Call(provider="openai", model="gpt-5.4", history=History(messages[:length]))
+        prefixes.known(call)
+        prefixes.learn(call, usage, messages[length])
+
+    return micros(go, calls=_CALLS // (10 * length))
 
 
 def fresh(statement: str) -> float:
@@ -49,7 +74,8 @@ def main() -> None:
     body = {
         "usage": {"prompt_tokens": 12, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 8}}
     }
-    history = [{"role": "user", "content": "The quick brown fox. " * 25}] * 40
+    long = "The quick brown fox. " * 25
+    history = [{"role": "user", "content": long}] * 40
     rows = {
         "price, text": micros(lambda: price("openai", "gpt-5.4", plain)),
         "price, text, dated": micros(lambda: price("openai", "gpt-5.4", plain, at=_AT)),
@@ -60,6 +86,8 @@ def main() -> None:
         ),
         "Usage.parse": micros(lambda: Usage.parse("openai", body)),
         "input_bound, 40 messages": micros(lambda: input_bound(history)),
+        **{f"a turn, {length} messages": turn(length, long) for length in (2, 20, 200)},
+        "a turn, 20 x 20 kB": turn(20, long * 40),
         "an empty call": micros(lambda: None),
     }
     for name, took_us in rows.items():
