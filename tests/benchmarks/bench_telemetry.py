@@ -184,6 +184,20 @@ def others():
     return found
 
 
+def unwrap():
+    """Undo what an instrumentor has left: Traceloop's goes on after it was switched off, and would be in every base."""
+    from langchain.agents.middleware import AgentMiddleware
+    from langchain_core.callbacks import BaseCallbackManager
+    from langgraph.pregel import Pregel
+    from langgraph.types import Command
+    from wrapt import FunctionWrapper
+
+    for cls in (AgentMiddleware, BaseCallbackManager, Command, Pregel):
+        for name, value in tuple(vars(cls).items()):
+            if isinstance(value, FunctionWrapper):
+                setattr(cls, name, value.__wrapped__)
+
+
 @dataclass
 class Times:
     """What one variant took, by round: wall time of the median invoke, and CPU of all threads, in nanoseconds."""
@@ -246,6 +260,7 @@ def measured(whose, rounds) -> dict[str, list[float]]:
             take(times[name] if turn >= 2 else Times(), model, agent, config)
             if hasattr(handler, "instrument"):
                 handler.uninstrument()
+                unwrap()
     memory.close()
     sqlite.close()
     provider.shutdown()
