@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Literal
@@ -258,8 +258,9 @@ class RunTree(ABC):
             dimensions: Those that the framework's metadata gives.
             life: Something that lives as long as the agent runs, for ends that nobody tells the door of.
         """
-        while self._gone:
-            self.leave(self._gone.popleft())
+        with suppress(IndexError):  # other threads are at it, too
+            while self._gone:
+                self.leave(self._gone.popleft())
         around = _around.get()
         inside = Attribution(around.dimensions, (*around.path, ("agent", agent))) if around else None
         known = self._find(parent_id) or (self._latest(inside) if inside else None)

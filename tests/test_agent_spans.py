@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain.agents import create_agent
@@ -171,7 +172,7 @@ def test_a_refused_agent_has_ended_by_the_refusal(spans, openai, make_maestro):
     refused, top = spans.get_finished_spans()
     assert (refused.name, top.name) == ("chat gpt-5-mini", "invoke_agent boss")
     assert refused.parent.span_id == top.context.span_id
-    assert "CapExceeded" in top.attributes["error.type"]
+    assert (top.attributes["error.type"], top.status.description) == ("CapExceeded", "CapExceeded")
 
 
 def test_an_agent_that_is_paused_has_not_failed(spans, openai, make_maestro):
@@ -182,6 +183,18 @@ def test_an_agent_that_is_paused_has_not_failed(spans, openai, make_maestro):
     (top,) = [span for span in spans.get_finished_spans() if span.name == "invoke_agent boss"]
     assert top.status.status_code is trace.StatusCode.UNSET
     assert top.attributes["gen_ai.conversation.id"] == "t"
+
+
+def test_agents_in_many_threads_are_a_trace_each(spans, make, provider):
+    agent = make("middleware", [search], "boss")
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: agent.invoke(ASKED), range(12)))
+    found = spans.get_finished_spans()
+    traces = {span.context.trace_id for span in found}
+    assert len(traces) == 12
+    assert {sum(span.context.trace_id == each for span in found) for each in traces} == {4}
+    assert sum(span.attributes.get("maestro.cost.nano_usd", 0) for span in found) == provider.bill_nanos
+    assert make.maestro.runs._runs == {}
 
 
 def test_an_agent_that_nobody_ends_ends_before_the_next(spans, make):

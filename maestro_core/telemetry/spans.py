@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.context import get_current
 
+from maestro_core.errors import CapExceeded
 from maestro_core.money import NANOS_PER_USD, to_usd
 
 from . import content, names
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from maestro_core.errors import CapExceeded
     from maestro_core.types import Attribution, Call, Record
 
     from .events import Events
@@ -142,9 +142,14 @@ class Drawing:
                 if run_cost_nanos or self.first_chunk_s is not None:
                     facts |= self._course(run_cost_nanos)
             if error is not None:
-                facts[names.ERROR_TYPE] = type(error).__qualname__
-                # The message may quote a prompt; the type says enough.
-                own.set_status(trace.StatusCode.ERROR, type(error).__qualname__)
+                # The message may quote a prompt; the type says enough. A framework's own kind of refusal is one.
+                what = (
+                    type(error).__qualname__
+                    if not isinstance(error, CapExceeded)
+                    else CapExceeded.__qualname__
+                )
+                facts[names.ERROR_TYPE] = what
+                own.set_status(trace.StatusCode.ERROR, what)
             if facts:
                 own.set_attributes(facts)
             if record is not None:
