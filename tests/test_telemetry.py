@@ -285,8 +285,21 @@ async def test_a_cancelled_call_is_shown_at_what_it_counts_for(spans, provider, 
     assert chat.attributes["maestro.cost.nano_usd"] == counted > 0
     assert chat.attributes["maestro.cost.source"] == "estimated"
     assert chat.attributes["error.type"] == "CancelledError"
+    assert all(each.status.status_code is trace.StatusCode.UNSET for each in spans.get_finished_spans())
     for top in (s for s in spans.get_finished_spans() if s.name == "invoke_agent boss"):
         assert round(top.attributes["maestro.run.cost.usd"] * 1e9) == counted
+
+
+def test_a_stream_that_nobody_reads_to_its_end_has_not_failed(spans, provider, openai, make_maestro):
+    provider.reply = Reply(text="a long story " * 20, chunk_delay_s=0.01)
+    stream = openai().stream("go", config={"callbacks": [MaestroCallbackHandler(make_maestro())]})
+    next(stream)
+    stream.close()
+    (chat,) = spans.get_finished_spans()
+    assert chat.status.status_code is trace.StatusCode.UNSET
+    assert chat.attributes["error.type"] == "GeneratorExit"
+    assert chat.attributes["gen_ai.request.stream"]
+    assert chat.attributes["maestro.cost.nano_usd"] > 0
 
 
 def test_a_call_stands_below_the_users_current_span(spans, openai, make_maestro):

@@ -142,14 +142,7 @@ class Drawing:
                 if run_cost_nanos or self.first_chunk_s is not None:
                     facts |= self._course(run_cost_nanos)
             if error is not None:
-                # The message may quote a prompt; the type says enough. A framework's own kind of refusal is one.
-                what = (
-                    type(error).__qualname__
-                    if not isinstance(error, CapExceeded)
-                    else CapExceeded.__qualname__
-                )
-                facts[names.ERROR_TYPE] = what
-                own.set_status(trace.StatusCode.ERROR, what)
+                facts[names.ERROR_TYPE] = _failed(own, error)
             if facts:
                 own.set_attributes(facts)
             if record is not None:
@@ -203,6 +196,15 @@ class Drawing:
         # On the span for those who look at traces, and as a record of its own, which is what the conventions ask for.
         span.add_event(name, facts)
         self._events.emit(name, {**self._attributes, **facts}, span=span, severity=severity)
+
+
+def _failed(span: Span, error: BaseException) -> str:
+    """Give a span the status of what ended it; return its class. A framework's own kind of refusal is a refusal."""
+    # The message may quote a prompt; the type says enough.
+    what = CapExceeded.__qualname__ if isinstance(error, CapExceeded) else type(error).__qualname__
+    if isinstance(error, Exception):  # by OpenTelemetry, to cancel or to stop reading is no error
+        span.set_status(trace.StatusCode.ERROR, what)
+    return what
 
 
 def draw(
