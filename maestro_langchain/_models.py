@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel
 
 from maestro_core.types import Attribution, Call
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SLACK",
+    "as_sent",
     "attempts_below",
     "carried",
     "least_output",
@@ -47,6 +53,47 @@ _CARRIED = ("extra_body", "model_kwargs", "reasoning", "thinking", "stop", "stop
 SLACK = " " * 256
 
 
+_asks: dict[tuple[type, str], bool] = {}
+
+
+def _read(model: BaseChatModel, name: str) -> Any:
+    """Return a field of a model, or None. To ask pydantic for what a class does not have takes longer than the rest."""
+    fields = model.__dict__
+    if name in fields:
+        return fields[name]
+    kind = type(model)
+    asks = _asks.get((kind, name))
+    if asks is None:
+        # A class that takes any field, or speaks for another model, may have what it does not declare.
+        plain = getattr(kind, "__getattr__", None) is vars(BaseModel).get("__getattr__")
+        closed = plain and kind.model_config.get("extra") != "allow"
+        asks = _asks[kind, name] = hasattr(kind, name) or not closed
+    return getattr(model, name, None) if asks else None
+
+
+# By the identity of a tool: the tool, what it said of itself, and how it is sent. The handler sees what is really sent, and
+# a hold that does not cover it is not used.
+_sent: dict[int, tuple[ref[BaseTool], tuple[Any, ...], dict[str, Any]]] = {}
+_MOST_TOOLS = 1_000
+
+
+def as_sent(tool: Any) -> dict[str, Any]:
+    """Return a tool as providers are sent it, which takes long to make: its schema is the same at every turn."""
+    if isinstance(tool, dict):
+        return tool
+    if not isinstance(tool, BaseTool):
+        return convert_to_openai_tool(tool)
+    says = (tool.name, tool.description, tool.args_schema, tool.metadata)
+    known = _sent.get(id(tool))
+    if known is not None and known[0]() is tool and known[1] == says:
+        return known[2]
+    if len(_sent) >= _MOST_TOOLS:
+        _sent.clear()
+    made = convert_to_openai_tool(tool)
+    _sent[id(tool)] = ref(tool), says, made
+    return made
+
+
 def model_key(model: BaseChatModel) -> tuple[str, str]:
     """Return provider id and model name, as LangChain reports them in a run's metadata."""
     params = model._get_ls_params()  # noqa: SLF001 - what LangChain itself puts into every run's metadata
@@ -55,20 +102,24 @@ def model_key(model: BaseChatModel) -> tuple[str, str]:
     return provider_id(params.get("ls_provider"), kind), str(name or "unknown")
 
 
+_class_keys: dict[type, tuple[str, ...]] = {}
+
+
 def limit_settings(model: BaseChatModel, tokens: int) -> dict[str, int] | None:
     """Return the call arguments that limit the output to so many tokens, or None for a class that is not known."""
-    for cls in type(model).__mro__:
-        keys = _LIMIT_KEYS.get(cls.__module__.partition(".")[0])
-        if keys:
-            return dict.fromkeys(keys, tokens)
-    return None
+    kind = type(model)
+    if kind not in _class_keys:
+        homes = [cls.__module__.partition(".")[0] for cls in kind.__mro__]
+        _class_keys[kind] = next((_LIMIT_KEYS[home] for home in homes if home in _LIMIT_KEYS), ())
+    keys = _class_keys[kind]
+    return dict.fromkeys(keys, tokens) if keys else None
 
 
 def own_limit(model: BaseChatModel, settings: dict[str, Any]) -> int | None:
     """Return the output limit that a request carries by itself; the largest, where several are set."""
-    places = [settings, {name: getattr(model, name, None) for name in LIMITS}]
-    places += [getattr(model, name, None) or {} for name in ("model_kwargs", "extra_body")]
-    found = [place[name] for place in places for name in LIMITS if isinstance(place.get(name), int)]
+    places = [settings, *(_read(model, name) or {} for name in ("model_kwargs", "extra_body"))]
+    found = [place[name] for place in places if place for name in LIMITS if isinstance(place.get(name), int)]
+    found += [value for name in LIMITS if isinstance(value := _read(model, name), int)]
     return max(found) if found else None
 
 
@@ -105,14 +156,12 @@ def _copy_without_retries(model: Any) -> Any:
     return copy
 
 
-def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
+def request_call(request: ModelRequest[Any], where: Attribution) -> Call:
     """Return the call that an agent's model request will become."""
-    from langchain_core.utils.function_calling import convert_to_openai_tool
-
     model = request.model
     provider, name = model_key(model)
     messages = [request.system_message, *request.messages] if request.system_message else request.messages
-    tools = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in request.tools]
+    tools = [as_sent(tool) for tool in request.tools]
     shape: Any = getattr(request.response_format, "schema", request.response_format)
     parts = [
         *tools,
@@ -135,7 +184,7 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
         n=int(getattr(model, "n", None) or 1),
         attempts=attempts_below(model),
         tier=getattr(model, "service_tier", None),
-        attribution=Attribution(own),
+        attribution=where,
         base_url=base_url(provider, model.__dict__),
         name=f"{type(model).__name__} {name}",
     )
@@ -143,12 +192,12 @@ def request_call(request: ModelRequest[Any], own: dict[str, str]) -> Call:
 
 def carried(model: BaseChatModel) -> list[Any]:
     """Return what a model's constructor puts into each request besides what is asked."""
-    return [part for name in _CARRIED if (part := getattr(model, name, None))]
+    return [part for name in _CARRIED if (part := _read(model, name))]
 
 
 def least_output(model: BaseChatModel, provider: str) -> int:
     """Return the output tokens below which a thinking model gives no answer."""
-    thinking = getattr(model, "thinking", None)
+    thinking = _read(model, "thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     if isinstance(budget, int):
         return budget + 256

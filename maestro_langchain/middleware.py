@@ -69,7 +69,10 @@ class _Passage:
 
     def fitted(self, reservation: Reservation) -> ModelRequest[Any]:
         """Return the request as it is sent: without the client's own retries, with the output limit that is held for."""
-        settings = {**self.request.model_settings, **self.limit(reservation)}
+        limit = self.limit(reservation)
+        if not limit and self.model is self.request.model:
+            return self.request
+        settings = {**self.request.model_settings, **limit}
         return self.request.override(model=self.model, model_settings=settings)
 
 
@@ -308,7 +311,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         found, inner = self._where(config, str(request.state.get("maestro_run") or ""))
         routed = request.model._llm_type == ROUTED  # noqa: SLF001 - a model's own name for its kind
         model, retries = (request.model, 0) if routed else without_sdk_retries(request.model)
-        call = replace(request_call(request, {}), attribution=found)
+        call = request_call(request, found)
         fits = limit_settings(model, 1) is not None
         return _Passage(request, model, retries, call, inner, fits, routed)
 
@@ -361,7 +364,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
             request = passage.request.override(
                 messages=said, tools=[], tool_choice=None, response_format=None
             )
-            call = replace(request_call(request, {}), attribution=passage.call.attribution)
+            call = request_call(request, passage.call.attribution)
             yield replace(passage, request=request, call=call)
 
     def _last_words(self, passage: _Passage, response: ModelResponse[Any]) -> ModelResponse[Any]:

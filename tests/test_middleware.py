@@ -19,6 +19,7 @@ from langchain.agents.middleware import (
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from sound import assert_sound, usd
@@ -27,6 +28,7 @@ from maestro_core import Cap, CapExceeded, Endpoint, attribution
 from maestro_core.errors import LedgerUnavailable
 from maestro_core.testing import Reply
 from maestro_langchain import MaestroCallbackHandler, MaestroMiddleware, RoutedChatModel
+from maestro_langchain._models import as_sent
 
 BURST = 64
 PROMPT = "How do batteries age? " * 200
@@ -660,3 +662,22 @@ def test_a_sequential_agent_spends_its_cap_before_it_is_told_no(
     assert caught.value.reason == "spent"
     assert_sound(maestro, provider, cap)
     assert provider.bill_nanos >= 0.95 * cap
+
+
+# -- what is measured of a request --------------------------------------------------------------------------------------
+
+
+def test_a_tool_that_has_changed_is_measured_as_it_is_now():
+    @tool
+    def look(place: str) -> str:
+        """Look somewhere."""
+        return place
+
+    for description in ("Look somewhere.", "Look somewhere. " * 50):
+        look.description = description
+        for _ in range(2):
+            assert as_sent(look) == convert_to_openai_tool(look)
+    again = look.model_copy(update={"name": "glance"})
+    assert as_sent(again)["function"]["name"] == "glance"
+    plain = {"type": "web_search"}
+    assert as_sent(plain) is plain
