@@ -29,8 +29,12 @@ _FRAMING = 16
 _FORMAT = 2
 # Characters. marshal copies a text several times, which takes longer than to hash it where the copies are large.
 _LONG = 32_768
+# Bytes. From 2,048 on, hashlib lets other threads run meanwhile: beside a busy one, each message of a long history would
+# wait 5 ms for its turn to go on.
+_AT_ONCE = 2_000
 # Where every conversation begins: what is kept of a text cannot be looked up in another process's tables.
 _START = os.urandom(32)
+_NO_TOOLS = b""
 
 
 class History(tuple[Mapping[str, object], ...]):  # noqa: SLOT001 - with slots a tuple can keep nothing else
@@ -67,7 +71,7 @@ class Prefixes:
         """Remember what the provider counted for a call's input, and for its input together with its reply."""
         if not call.history or not usage.input_tokens or usage.lines or usage.flags:
             return  # parts of it may not have been counted
-        last, tools = beginnings(call.history)[-1], fingerprint(call.tools)
+        last, tools = beginnings(call.history)[-1], fingerprint(call.tools) if call.tools else _NO_TOOLS
         found = {last: usage.input_tokens}
         if reply is not None and call.n == 1:
             found[_after_message(last, reply)] = usage.input_tokens + usage.output_tokens + _FRAMING
@@ -89,7 +93,8 @@ class Prefixes:
             beginning = found[end - 1]
             tokens = get((call.provider, call.model, beginning, None))
             if tokens is not None:
-                same = get((call.provider, call.model, beginning, fingerprint(call.tools)))
+                tools = fingerprint(call.tools) if call.tools else _NO_TOOLS
+                same = get((call.provider, call.model, beginning, tools))
                 new = call.history[end:]
                 return (
                     Known(tokens, new, same_tools=False)
@@ -130,9 +135,8 @@ def _after_message(beginning: bytes, message: Mapping[str, object]) -> bytes:
     content = message.get("content")
     if type(content) is not str or len(content) < _LONG:
         return _after(beginning, message)
-    hashed = sha256(_after(beginning, ("long", {**message, "content": None})))
-    hashed.update(content.encode("utf-8", "surrogatepass"))
-    return hashed.digest()
+    started = _after(beginning, ("long", {**message, "content": None}))
+    return _hashed(started, content.encode("utf-8", "surrogatepass"))
 
 
 def _after(beginning: bytes, value: Any) -> bytes:
@@ -140,7 +144,16 @@ def _after(beginning: bytes, value: Any) -> bytes:
         data = marshal.dumps(value, _FORMAT)
     except ValueError:  # it has other than plain data in it
         data = marshal.dumps(_plain(value), _FORMAT)
-    return sha256(beginning + data).digest()
+    return _hashed(beginning, data)
+
+
+def _hashed(beginning: bytes, data: bytes) -> bytes:
+    if len(data) < _AT_ONCE:
+        return sha256(beginning + data).digest()
+    hashed = sha256(beginning)
+    for start in range(0, len(data), _AT_ONCE):
+        hashed.update(data[start : start + _AT_ONCE])
+    return hashed.digest()
 
 
 _ONCE = count()

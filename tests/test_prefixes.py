@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import random
 from collections import UserDict, UserList
 
@@ -13,6 +14,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import tool
 
 from maestro_core import Cap, Usage
+from maestro_core import prefixes as prefixes_module
 from maestro_core.prefixes import History, Prefixes, beginnings, fingerprint
 from maestro_core.testing import Reply
 from maestro_core.types import Call
@@ -110,7 +112,7 @@ def test_values_that_python_hashes_alike_are_told_apart(one, other):
     assert prefixes.known(call([{"role": "ai", "content": other}])) is None
 
 
-@pytest.mark.parametrize("length", [32_767, 32_768, 100_000])
+@pytest.mark.parametrize("length", [10, 999, 1_000, 2_000, 32_767, 32_768, 100_000])
 def test_a_long_text_counts_to_its_last_character(length):
     text = "é" * length
     said = [text, text[:-1] + "e", text + "e", [text], None]
@@ -120,6 +122,39 @@ def test_a_long_text_counts_to_its_last_character(length):
     assert beginnings([{"role": "human", "content": text}]) == beginnings(
         [{"role": "human", "content": copy}]
     )
+
+
+@pytest.mark.parametrize("length", [5_000, 40_000])
+def test_a_long_text_counts_at_every_place(length):
+    def said(place):
+        text = "x" * length
+        return beginnings([{"role": "human", "content": text[:place] + "y" + text[place + 1 :]}])
+
+    places = range(1_800, 4_200)
+    assert len({said(place) for place in places}) == len(places)
+
+
+@pytest.mark.parametrize("content", ["x" * 100_000, ["x" * 100_000], "é" * 1_500])
+def test_no_other_thread_is_let_in_while_it_hashes(monkeypatch, content):
+    """hashlib does that from 2,048 bytes on; getting back to it costs each message of a history up to 5 ms."""
+    sizes = []
+
+    class Spy:
+        def __init__(self, data):
+            self.hashed = hashlib.sha256()
+            self.update(data)
+
+        def update(self, data):
+            sizes.append(len(data))
+            self.hashed.update(data)
+
+        def digest(self):
+            return self.hashed.digest()
+
+    plain = beginnings([{"role": "human", "content": content}])
+    monkeypatch.setattr(prefixes_module, "sha256", Spy)
+    assert beginnings([{"role": "human", "content": content}]) == plain
+    assert max(sizes) < 2_048
 
 
 def test_every_beginning_depends_on_all_before_it():
