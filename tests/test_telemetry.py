@@ -393,7 +393,7 @@ def test_a_call_without_a_framework_is_a_span(spans, provider, openai, make_maes
     client = openai().root_client
     with (
         trace.get_tracer("app").start_as_current_span("request") as request,
-        attribution(team="growth", conversation="c-1"),
+        attribution(team="growth", conversation="c-1", agent="planner"),
         maestro.call(provider="openai", model="gpt-5-mini", input="hello", max_output_tokens=100) as call,
     ):
         answer = client.chat.completions.create(
@@ -404,6 +404,7 @@ def test_a_call_without_a_framework_is_a_span(spans, provider, openai, make_maes
     assert chat.parent.span_id == request.get_span_context().span_id
     assert chat.attributes["maestro.cost.nano_usd"] == provider.bill_nanos > 0
     assert (chat.attributes["maestro.team"], chat.attributes["gen_ai.conversation.id"]) == ("growth", "c-1")
+    assert chat.attributes["gen_ai.agent.name"] == "planner"
 
 
 @pytest.mark.parametrize("way", ["refused", "failed", "settled elsewhere"])

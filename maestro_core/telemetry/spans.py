@@ -33,6 +33,9 @@ _log = logging.getLogger("maestro")
 
 _KINDS = {"chat": trace.SpanKind.CLIENT, "embeddings": trace.SpanKind.CLIENT}
 
+# Dimensions that the conventions have a name for; the run tree knows agents better than whoever sets one.
+_SPELLED = {"agent": names.AGENT, "conversation": names.CONVERSATION}
+
 # What some backends read instead of gen_ai.usage.cost, as a JSON object of dollars.
 _AS_JSON = {"langfuse.observation.cost_details": "total", "mlflow.llm.cost": "total_cost"}
 
@@ -251,7 +254,7 @@ def whom(attribution: Attribution) -> dict[str, AttributeValue]:
     """Return whom a run is for; on every span, since backends group by what stands on the span itself."""
     found: dict[str, AttributeValue] = {}
     for dimension, value in attribution.dimensions.items():
-        found[names.CONVERSATION if dimension == "conversation" else f"maestro.{dimension}"] = value
+        found[_SPELLED.get(dimension) or f"maestro.{dimension}"] = value
     for kind, name in reversed(attribution.path):
         if kind == "agent":
             found[names.AGENT] = name
