@@ -219,7 +219,7 @@ class RunTree(ABC):
         if run.root is run:
             self._left(run, error)
         if run.drawing is not None:
-            run.drawing.end(error=error, run_cost_nanos=run.cost_nanos)
+            run.drawing.end(error=error, run_cost_nanos=run.cost_nanos, failed_inside=failed)
             run.span = run.drawing.fade() or run.span
         if run.use is not None:
             self._maestro.circles.end(run.use, result, failed=failed, error=error)

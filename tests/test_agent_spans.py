@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from langchain.agents import create_agent
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
+from langchain_core.tools import ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
@@ -163,6 +163,21 @@ def test_an_agent_that_fails_has_ended(spans, make, provider):
     assert tree(spans) == [
         ("chat gpt-5-mini", "invoke_agent boss"), ("execute_tool broken", "invoke_agent boss"), ("invoke_agent boss", None),
     ]  # fmt: skip
+
+
+def test_a_tool_that_answers_with_an_error_has_failed(spans, make):
+    @tool
+    def broken(query: str) -> str:
+        """Break."""
+        raise ToolException("quoted prompt")
+
+    broken.handle_tool_error = True
+    make("handler", [broken], "boss").invoke(ASKED, config=make.config("handler"))
+    found = {span.name: span for span in spans.get_finished_spans()}
+    assert found["execute_tool broken"].status.status_code is trace.StatusCode.ERROR
+    assert found["execute_tool broken"].attributes["error.type"] == "tool_error"
+    assert "quoted" not in found["execute_tool broken"].to_json()
+    assert found["invoke_agent boss"].status.status_code is trace.StatusCode.UNSET
 
 
 def test_a_refused_agent_has_ended_by_the_refusal(spans, openai, make_maestro):

@@ -67,6 +67,19 @@ async def test_agents_tools_and_calls_are_spans(spans, provider, llama, make_mae
     assert ASKED not in str(list(maestro.ledger.records()))
 
 
+async def test_a_tool_that_fails_is_shown(spans, provider, llama, make_maestro):
+    def broken(query: str) -> str:
+        """Break."""
+        raise RuntimeError(query)
+
+    provider.reply = [Reply(tool_calls=[("broken", {"query": ASKED})]), "fine"]
+    await attach(FunctionAgent(name="boss", tools=[broken], llm=llama()), make_maestro()).run(user_msg="go")
+    (failed,) = [span for span in spans.get_finished_spans() if span.name == "execute_tool broken"]
+    assert failed.status.status_code is trace.StatusCode.ERROR
+    assert failed.attributes["error.type"] == "tool_error"
+    assert ASKED not in failed.to_json()
+
+
 async def test_content_that_is_asked_for_stands_on_spans_of_models(spans, provider, llama, make_maestro):
     provider.reply = [Reply(tool_calls=[("search", {"query": "gate"})]), "mellon"]
     maestro = make_maestro(capture_content=True)

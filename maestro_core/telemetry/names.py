@@ -30,6 +30,7 @@ INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - the name of an attribute
 ERROR_TYPE: Final = "error.type"
+TOOL_ERROR: Final = "tool_error"  # the error.type of a tool that answers that it failed
 
 # Usage kinds and their attributes; each is a part of the input or output total. The conventions renamed
 # cache_creation to cache_write; backends read either, so both are written.

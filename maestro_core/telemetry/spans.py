@@ -129,8 +129,12 @@ class Drawing:
         error: BaseException | None = None,
         *,
         run_cost_nanos: int = 0,
+        failed_inside: bool = False,
     ) -> bool:
-        """End it with what the ledger says it cost, or with the error that ended it; return whether anybody saw."""
+        """End it with what the ledger says it cost, or with the error that ended it; return whether anybody saw.
+
+        `failed_inside` says that a tool told its model of an error, instead of raising it.
+        """
         own = self._own
         try:
             if own is None:
@@ -144,7 +148,7 @@ class Drawing:
                     facts = cost_attributes(record, self._costs)
                 if run_cost_nanos or self.first_chunk_s is not None:
                     facts |= self._course(run_cost_nanos)
-            if error is not None:
+            if error is not None or failed_inside:
                 facts[names.ERROR_TYPE] = _failed(own, error)
             if facts:
                 own.set_attributes(facts)
@@ -201,11 +205,16 @@ class Drawing:
         self._events.emit(name, {**self._attributes, **facts}, span=span, severity=severity)
 
 
-def _failed(span: Span, error: BaseException) -> str:
+def _failed(span: Span, error: BaseException | None) -> str:
     """Give a span the status of what ended it; return its class. A framework's own kind of refusal is a refusal."""
-    # The message may quote a prompt; the type says enough.
-    what = CapExceeded.__qualname__ if isinstance(error, CapExceeded) else type(error).__qualname__
-    if isinstance(error, Exception):  # by OpenTelemetry, to cancel or to stop reading is no error
+    if error is None:
+        what = names.TOOL_ERROR
+    else:
+        # The message may quote a prompt; the type says enough.
+        what = CapExceeded.__qualname__ if isinstance(error, CapExceeded) else type(error).__qualname__
+    if error is None or isinstance(
+        error, Exception
+    ):  # by OpenTelemetry, to cancel or to stop reading is no error
         span.set_status(trace.StatusCode.ERROR, what)
     return what
 
