@@ -6,6 +6,7 @@ A fixture imports its own framework: `make ranges` runs tests where only one of 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -16,6 +17,11 @@ for name in tuple(os.environ):  # a developer's own settings must not leak into 
     if name.startswith(("MAESTRO_", "OTEL_")):
         del os.environ[name]
 os.environ["LANGSMITH_TRACING"] = "false"
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and every process below inherits that: a command
+# that a test ends by Ctrl-C would never end. One that is handled here is at its default again in processes started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
