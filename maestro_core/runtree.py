@@ -126,6 +126,7 @@ class RunTree(ABC):
         name: str = "",
         dimensions: Mapping[str, str] | None = None,
         arguments: object = None,
+        tool_call_id: str = "",
         found: Callable[[], Span | None] | None = None,
     ) -> None:
         """A run has begun below its parent; agents and tools become part of the path of every call inside.
@@ -137,6 +138,7 @@ class RunTree(ABC):
             name: The agent's or tool's; an agent may have none.
             dimensions: Those that the framework's metadata gives.
             arguments: What a tool is asked; only a hash of it is kept, to find loops.
+            tool_call_id: The identity of a tool's call, which the model's answer bears, too; if it is known.
             found: Finds the span that another instrumentation draws for this run, if there is one.
 
         Raises:
@@ -159,21 +161,28 @@ class RunTree(ABC):
             run.kind = kind
             where = self._whom(run, dimensions)
             if kind == "tool" and self._maestro.admission.quotes.sells(name):
-                run.paid = self._pay(name, where, above, found)
-            run.drawing = self._drawn(kind, name, where, above, found)
+                run.paid = self._pay(name, where, above, found, tool_call_id=tool_call_id)
+            run.drawing = self._drawn(kind, name, where, above, found, tool_call_id=tool_call_id)
             run.span = (run.drawing and run.drawing.span) or run.span
             if kind == "tool":
                 run.use = self._maestro.circles.begin(self._scope(parent), name, where, arguments)
         self._runs[run_id] = run
 
     def _pay(
-        self, tool: str, where: Attribution, parent: Run | None, found: Callable[[], Span | None] | None
+        self,
+        tool: str,
+        where: Attribution,
+        parent: Run | None,
+        found: Callable[[], Span | None] | None,
+        *,
+        tool_call_id: str,
     ) -> Reservation:
         call = Call(provider="tool", model=tool, operation="tool", attribution=where, name=f"tool {tool}")
         try:
             return self._maestro.reserve(call)
         except CapExceeded as error:
-            not_sent(self._drawn("tool", tool, where, parent, found), parent, error)
+            drawing = self._drawn("tool", tool, where, parent, found, tool_call_id=tool_call_id)
+            not_sent(drawing, parent, error)
             raise
 
     def _drawn(
@@ -183,9 +192,13 @@ class RunTree(ABC):
         where: Attribution,
         parent: Run | None,
         found: Callable[[], Span | None] | None,
+        *,
+        tool_call_id: str,
     ) -> Drawing | None:
         above = parent.span if parent else None
-        return self._maestro.telemetry.start(_OPERATIONS[kind], name, where, parent=above, found=found)
+        return self._maestro.telemetry.start(
+            _OPERATIONS[kind], name, where, parent=above, found=found, tool_call_id=tool_call_id
+        )
 
     def leave(
         self,

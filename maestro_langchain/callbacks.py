@@ -241,6 +241,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
         inputs: dict[str, Any] | None = None,
+        tool_call_id: str | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Follow the run tree; calls inside belong to the tool."""
@@ -253,6 +254,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
             name=called,
             dimensions=own,
             arguments=input_str if inputs is None else inputs,
+            tool_call_id=tool_call_id or "",
             found=found_span(self, run_id),
         )
 

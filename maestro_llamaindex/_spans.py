@@ -218,7 +218,7 @@ def _entered(
         else:
             _enter(id_, parent_id)
         return
-    around, asked = above.run_id if above else None, None
+    around, asked, called = above.run_id if above else None, None, ""
     span = _spans[id_] = _Span(parent_id, flow, instance, id_, method)
     if isinstance(instance, BaseLLM | BaseEmbedding):
         # No run: of a stream, it would end before anything is sent.
@@ -231,13 +231,14 @@ def _entered(
         _name(flow, tags)
         around = _turn(flow, method, arguments.get("ev"))
         if method == "call_tool":
-            span.tool, asked = str(arguments["ev"].tool_name), arguments["ev"].tool_kwargs
+            event = arguments["ev"]
+            span.tool, asked, called = str(event.tool_name), event.tool_kwargs, str(event.tool_id or "")
     elif isinstance(instance, BaseTool) and method in {"call", "acall", "__call__"}:
         name = str(instance.metadata.name)
         # The agent's step that calls it has told of it already, and so has `__call__` of `call`.
         span.tool = "" if above is not None and above.tool == name else name
         asked = {name: value for name, value in arguments.items() if name != "self"}
-    _enter(id_, around, "tool" if span.tool else "chain", span.tool, asked)
+    _enter(id_, around, "tool" if span.tool else "chain", span.tool, asked, called=called)
 
 
 def _texts(arguments: dict[str, Any]) -> Sequence[str]:
@@ -275,12 +276,20 @@ def _end_turn(flow: Flow, error: BaseException | None) -> None:
 
 
 def _enter(
-    id_: str, parent_id: str | None, kind: RunKind = "chain", name: str = "", asked: object = None
+    id_: str,
+    parent_id: str | None,
+    kind: RunKind = "chain",
+    name: str = "",
+    asked: object = None,
+    *,
+    called: str = "",
 ) -> None:
     for maestro in _watched():
         try:
             found = found_span(id_) if kind != "chain" else None
-            maestro.runs.enter(id_, parent_id, kind=kind, name=name, arguments=asked, found=found)
+            maestro.runs.enter(
+                id_, parent_id, kind=kind, name=name, arguments=asked, tool_call_id=called, found=found
+            )
         except CapExceeded as error:
             _spans[id_].refusals[id(maestro)] = error
 

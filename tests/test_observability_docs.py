@@ -24,7 +24,7 @@ def every_name():
         if isinstance(value, str) and "." in value and " " not in value
     }
     found |= {attribute for attributes in names.KIND_NAMES.values() for attribute in attributes}
-    return {name for name in found if re.match(r"(gen_ai|maestro|error)\.", name)} - {
+    return {name for name in found if re.match(r"(gen_ai|maestro|error|server)\.", name)} - {
         "maestro_core.telemetry"
     }
 

@@ -75,6 +75,7 @@ class Telemetry:
         parent: Span | None,
         call: Call | None = None,
         found: Callable[[], Span | None] | None = None,
+        tool_call_id: str = "",
     ) -> Drawing | None:
         """Begin a run's span, or return None if nobody listens.
 
@@ -85,18 +86,19 @@ class Telemetry:
             parent: The span that it stands below; the current one if None.
             call: The call, of a model.
             found: Finds the span that another instrumentation draws for the same run; None if there is no other.
+            tool_call_id: The identity of a tool's call, which the model's answer bears, too; if it is known.
         """
         if self._mode == "off" or (self._mode == "annotate" and found is None):
             return None
         try:
             if found is not None and self._mode != "own":
-                facts = start_attributes(operation, name, attribution, call)
+                facts = start_attributes(operation, name, attribution, call, tool_call_id)
                 late = self._later(operation, name, facts, parent) if call is not None else None
                 return Drawing(None, found, facts, self._costs, self.events, late=late)
             tracer = self._tracer()
             if tracer is None:
                 return None
-            attributes = start_attributes(operation, name, attribution, call)
+            attributes = start_attributes(operation, name, attribution, call, tool_call_id)
             captures = self._captures and operation == "chat" and call is not None
             if captures and call is not None:
                 attributes[names.INPUT_MESSAGES] = content.asked(call)

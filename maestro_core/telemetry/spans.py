@@ -15,6 +15,7 @@ from maestro_core.money import NANOS_PER_USD, to_usd
 
 from . import content, names
 from .guard import failed, harmless
+from .places import server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -244,18 +245,26 @@ def draw(
 
 
 def start_attributes(
-    operation: names.Operation, name: str, attribution: Attribution, call: Call | None
+    operation: names.Operation, name: str, attribution: Attribution, call: Call | None, tool_call_id: str = ""
 ) -> dict[str, AttributeValue]:
     """Return what is known when a run begins; samplers look at it."""
     found: dict[str, AttributeValue] = {names.OPERATION: operation}
     found |= whom(attribution)
     if operation == "execute_tool":
         found[names.TOOL] = name
+        # A framework runs it here; what a provider runs by itself has no span of its own.
+        found[names.TOOL_TYPE] = "function"
+        if tool_call_id:
+            found[names.TOOL_CALL] = tool_call_id
     if call is not None:
         found[names.PROVIDER] = names.PROVIDER_NAMES.get(call.provider, call.provider)
         found[names.REQUEST_MODEL] = call.model
         if call.max_output_tokens is not None:
             found[names.REQUEST_MAX_TOKENS] = call.max_output_tokens
+        if call.n != 1:
+            found[names.REQUEST_CHOICES] = call.n
+        if call.base_url:
+            found |= server(call.base_url)
     return found
 
 
