@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .callbacks import MaestroCallbackHandler
 
-__all__ = ["begins", "ended_at_limit", "ends", "seen_by", "where"]
+__all__ = ["begins", "ended_at_limit", "ends", "fault", "seen_by", "where"]
 
 
 # LangChain asks this variable for a handler whenever it configures a run, so that a call through a door is seen
@@ -82,11 +83,15 @@ def begins(maestro: Maestro, turn: str, run: str, config: RunnableConfig, runtim
 
 def ends(maestro: Maestro, state: Any, error: BaseException) -> None:
     """An agent's model or tool has raised this through its middleware, which ends the agent; or pauses it."""
-    from langgraph.errors import GraphBubbleUp  # there is no agent without it
-
     if turn := (state or {}).get("maestro_turn"):
-        pauses = isinstance(error, GraphBubbleUp) and not isinstance(error, CapExceeded)
-        maestro.runs.leave(turn, None if pauses else error)
+        maestro.runs.leave(turn, fault(error))
+
+
+def fault(error: BaseException) -> BaseException | None:
+    """Return the error that ended a run, or None if nothing has failed: a graph pauses, and hands over, by raising."""
+    langgraph = sys.modules.get("langgraph.errors")
+    steers = langgraph is not None and isinstance(error, langgraph.GraphBubbleUp)
+    return None if steers and not isinstance(error, CapExceeded) else error
 
 
 def ended_at_limit(message: BaseMessage) -> bool:

@@ -22,6 +22,7 @@ from ._convert import (
     to_result,
     to_usage,
 )
+from ._door import fault
 from ._peers import found_span
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     @_harmless
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Follow the run tree."""
-        self.maestro.runs.leave(run_id, error)
+        self.maestro.runs.leave(run_id, fault(error))
 
     @_harmless
     def on_tool_start(
@@ -267,7 +268,7 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     @_harmless
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Follow the run tree."""
-        self.maestro.runs.leave(run_id, error)
+        self.maestro.runs.leave(run_id, fault(error))
 
     @_harmless
     def on_retriever_start(
@@ -290,4 +291,4 @@ class MaestroCallbackHandler(BaseCallbackHandler):
     @_harmless
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002
         """Follow the run tree."""
-        self.maestro.runs.leave(run_id, error)
+        self.maestro.runs.leave(run_id, fault(error))
