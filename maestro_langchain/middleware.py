@@ -6,22 +6,21 @@ import asyncio
 import itertools
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 
 from maestro_core import CapExceeded, Maestro
 from maestro_core.doors import Terms
-from maestro_core.exits import LAST_WORDS, LastCalls, check_exit, farewell, stops_only_the_tool
+from maestro_core.exits import LastCalls, check_exit, farewell, stops_only_the_tool
 from maestro_core.failures import classify, pause_s
-from maestro_core.money import parse_usd
-from maestro_core.types import Attribution, new_key
+from maestro_core.types import new_key
 
-from ._convert import ROUTED
-from ._door import begins, ended_at_limit, ends, seen_by, where
-from ._models import limit_settings, request_call, without_sdk_retries
+from ._door import begins, ended_at_limit, ends, seen_by
+from ._passage import Passage, config_here, inside_tool, parent_of, passage_of, turn_of
+from ._pause import ask_person, can_pause
 from ._watch import Watch
 from .callbacks import MaestroCallbackHandler, as_langchain
 
@@ -30,10 +29,8 @@ if TYPE_CHECKING:
 
     from langchain.agents.middleware.types import ModelRequest
     from langchain.tools.tool_node import ToolCallRequest
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.runnables import RunnableConfig
 
-    from maestro_core.types import Call, Reservation
+    from maestro_core.types import Reservation
 
 __all__ = ["MaestroMiddleware"]
 
@@ -43,37 +40,6 @@ ExitBehavior = Literal["error", "end", "wrap_up", "interrupt"]
 class _State(AgentState[Any]):
     maestro_run: NotRequired[Annotated[str, PrivateStateAttr]]
     maestro_turn: NotRequired[Annotated[str, PrivateStateAttr]]
-
-
-@dataclass(slots=True)
-class _Passage:
-    """One model request on its way through the door."""
-
-    request: ModelRequest[Any]
-    model: BaseChatModel
-    retries: int
-    call: Call
-    inner: bool  # whether the agent runs inside a tool of another one
-    fits: bool
-    routed: bool = False
-
-    def limit(self, reservation: Reservation) -> dict[str, int]:
-        """Return the call arguments that set the output limit which is held for, if it was fitted."""
-        tokens = reservation.fitted_output_tokens
-        return (limit_settings(self.model, tokens) or {}) if tokens is not None else {}
-
-    @property
-    def turn(self) -> str:
-        """The agent's run; empty where it began elsewhere."""
-        return str(self.request.state.get("maestro_turn") or "")
-
-    def fitted(self, reservation: Reservation) -> ModelRequest[Any]:
-        """Return the request as it is sent: without the client's own retries, with the output limit that is held for."""
-        limit = self.limit(reservation)
-        if not limit and self.model is self.request.model:
-            return self.request
-        settings = {**self.request.model_settings, **limit}
-        return self.request.override(model=self.model, model_settings=settings)
 
 
 class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
@@ -109,8 +75,8 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def before_agent(self, state: _State, runtime: Any) -> dict[str, Any]:
         """Name the run: a new turn is a new run, unless it is part of another's; a resume keeps its name."""
-        config, turn = _config(), new_key()
-        where = self.maestro.runs.attribution(_parent(config))
+        config, turn = config_here(), new_key()
+        where = self.maestro.runs.attribution(parent_of(config))
         run = where.dimensions.get("run") or turn
         self._watch.begin(turn, state["messages"])
         begins(self.maestro, turn, run, config, runtime)
@@ -181,13 +147,13 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
     def _pass(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any] | AIMessage:
-        passage = self._passage(request)
+        passage = passage_of(self.maestro, request)
         for asked in itertools.count(1):
             try:
                 return self._send(passage, handler)
             except CapExceeded as error:
                 if self._pauses(error):
-                    if self._ask(passage, error, asked):
+                    if ask_person(self.maestro, passage.run, error, asked):
                         continue
                     return _farewell(error)
                 for last in self._last_passages(passage):
@@ -201,13 +167,13 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
-        passage = self._passage(request)
+        passage = passage_of(self.maestro, request)
         for asked in itertools.count(1):
             try:
                 return await self._asend(passage, handler)
             except CapExceeded as error:
                 if self._pauses(error):
-                    if self._ask(passage, error, asked):
+                    if ask_person(self.maestro, passage.run, error, asked):
                         continue
                     return _farewell(error)
                 for last in self._last_passages(passage):
@@ -217,7 +183,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         raise AssertionError
 
     def _send(
-        self, passage: _Passage, handler: Callable[..., ModelResponse[Any]], *, last: bool = False
+        self, passage: Passage, handler: Callable[..., ModelResponse[Any]], *, last: bool = False
     ) -> ModelResponse[Any]:
         if passage.routed:
             with self._around(passage, last=last):
@@ -232,7 +198,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
                 fits=passage.fits,
                 keeps_last=self._keeps_last(passage, last=last),
                 last=last,
-                parent_id=_parent(_config()),
+                parent_id=parent_of(config_here()),
             )
             try:
                 with self._door(reservation, passage):
@@ -248,7 +214,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         raise AssertionError  # the last attempt returns or raises
 
     async def _asend(
-        self, passage: _Passage, handler: Callable[..., Awaitable[ModelResponse[Any]]], *, last: bool = False
+        self, passage: Passage, handler: Callable[..., Awaitable[ModelResponse[Any]]], *, last: bool = False
     ) -> ModelResponse[Any]:
         if passage.routed:
             with self._around(passage, last=last):
@@ -260,7 +226,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
             call = replace(passage.call, key=new_key())
             keeps_last = self._keeps_last(passage, last=last)
             reservation = await doors.areserve(
-                call, fits=passage.fits, keeps_last=keeps_last, last=last, parent_id=_parent(_config())
+                call, fits=passage.fits, keeps_last=keeps_last, last=last, parent_id=parent_of(config_here())
             )
             try:
                 with self._door(reservation, passage):
@@ -276,22 +242,22 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         raise AssertionError
 
     @contextmanager
-    def _door(self, reservation: Reservation, passage: _Passage) -> Iterator[None]:
+    def _door(self, reservation: Reservation, passage: Passage) -> Iterator[None]:
         with (
             seen_by(self._handler),
             self.maestro.doors.offer(reservation, passage.limit(reservation)),
-            self.maestro.runs.around(reservation.call.attribution, _turn(passage.request.state)),
+            self.maestro.runs.around(reservation.call.attribution, turn_of(passage.request.state)),
         ):
             yield
 
     @contextmanager
-    def _around(self, passage: _Passage, *, last: bool) -> Iterator[None]:
+    def _around(self, passage: Passage, *, last: bool) -> Iterator[None]:
         """A routed model is called inside the block; it reserves for itself, once it knows which endpoint is asked."""
         terms = Terms(keeps_last=self._keeps_last(passage, last=last), last=last, whole=True)
         with (
             seen_by(self._handler),
             self.maestro.doors.terms(terms),
-            self.maestro.runs.around(passage.call.attribution, _turn(passage.request.state)),
+            self.maestro.runs.around(passage.call.attribution, turn_of(passage.request.state)),
         ):
             yield
 
@@ -302,38 +268,9 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         with (
             seen_by(self._handler),
             self.maestro.doors.terms(Terms()),
-            self.maestro.runs.around(self._inside_tool(request), _turn(request.state)),
+            self.maestro.runs.around(inside_tool(self.maestro, request), turn_of(request.state)),
         ):
             yield
-
-    def _passage(self, request: ModelRequest[Any]) -> _Passage:
-        config = _config()
-        found, inner = self._where(config, str(request.state.get("maestro_run") or ""))
-        routed = request.model._llm_type == ROUTED  # noqa: SLF001 - a model's own name for its kind
-        model, retries = (request.model, 0) if routed else without_sdk_retries(request.model)
-        call = request_call(request, found)
-        fits = limit_settings(model, 1) is not None
-        return _Passage(request, model, retries, call, inner, fits, routed)
-
-    def _where(self, config: RunnableConfig, run: str) -> tuple[Attribution, bool]:
-        """Return whom the agent's calls are for, and whether it runs inside a tool."""
-        metadata = config.get("metadata") or {}
-        runs = self.maestro.runs
-        parent = _parent(config)
-        if run:
-            runs.name(parent, run)
-        found = where(self.maestro, parent, metadata, {"run": run} if run else {})
-        agent, path = metadata.get("lc_agent_name"), found.path
-        inner = any(kind == "tool" for kind, _ in path)
-        if agent and (not path or path[-1] != ("agent", agent)):
-            path = (*path, ("agent", str(agent)))
-        return Attribution(found.dimensions, path), inner
-
-    def _inside_tool(self, request: ToolCallRequest) -> Attribution:
-        found, _ = self._where(_config(), str((request.state or {}).get("maestro_run") or ""))
-        name = str(request.tool_call["name"])
-        path = found.path if found.path[-1:] == (("tool", name),) else (*found.path, ("tool", name))
-        return Attribution(found.dimensions, path)
 
     def _checked(self, response: ModelResponse[Any], reservation: Reservation) -> ModelResponse[Any]:
         """Mark a fitted answer; one that was cut because it was fitted has reached the cap."""
@@ -349,34 +286,24 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     # -- leaving --------------------------------------------------------------------------------------------------
 
-    def _keeps_last(self, passage: _Passage, *, last: bool) -> bool:
+    def _keeps_last(self, passage: Passage, *, last: bool) -> bool:
         return self._exit == "wrap_up" and not passage.inner and not last
 
-    def _last_passages(self, passage: _Passage) -> Iterator[_Passage]:
-        """Yield what the last call may be: on all there is, else on what the call before this one was made on."""
-        run = passage.call.attribution.dimensions.get("run", "")
-        if self._exit != "wrap_up" or passage.inner or run in self._last_calls:
-            return
-        messages = list(passage.request.messages)
-        asked = [i for i, message in enumerate(messages) if isinstance(message, AIMessage)]
-        for end in (len(messages), *([asked[-1]] if asked else [])):
-            said = [*messages[:end], HumanMessage(LAST_WORDS)]
-            request = passage.request.override(
-                messages=said, tools=[], tool_choice=None, response_format=None
-            )
-            call = request_call(request, passage.call.attribution)
-            yield replace(passage, request=request, call=call)
+    def _last_passages(self, passage: Passage) -> Iterator[Passage]:
+        """Yield what the run's last call may be, if it may have one."""
+        if self._exit == "wrap_up" and not passage.inner and passage.run not in self._last_calls:
+            yield from passage.last_ones()
 
-    def _last_words(self, passage: _Passage, response: ModelResponse[Any]) -> ModelResponse[Any]:
+    def _last_words(self, passage: Passage, response: ModelResponse[Any]) -> ModelResponse[Any]:
         """Return a last answer without tool calls, which nobody would answer; there is one in a run."""
-        self._last_calls.add(passage.call.attribution.dimensions.get("run", ""))
+        self._last_calls.add(passage.run)
         for message in response.result:
             if isinstance(message, AIMessage):
                 message.tool_calls = []
                 message.additional_kwargs.pop("tool_calls", None)
         return response
 
-    def _leave(self, passage: _Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
+    def _leave(self, passage: Passage, error: CapExceeded) -> ModelResponse[Any] | AIMessage:
         if self._exit == "error" or passage.inner or self._exit == "interrupt":
             self._watch.refused(passage.turn, error)
             raise as_langchain(error)
@@ -389,49 +316,8 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         return ToolMessage(f"Not run: {error}", tool_call_id=request.tool_call["id"], status="error")
 
     def _pauses(self, error: CapExceeded) -> bool:
-        # Without a checkpointer langgraph would pause quietly, and nobody could ever resume.
-        saved = _config().get("configurable", {}).get("__pregel_checkpointer") is not None
-        return self._exit == "interrupt" and saved and error.reason != "held"
-
-    def _ask(self, passage: _Passage, error: CapExceeded, asked: int) -> bool:
-        """Pause the graph for a person; return whether the run goes on, with the money that was granted.
-
-        langgraph runs the node again from the top after a resume and replays the answers so far, so a grant is keyed by
-        the node's run and the ordinal of the question: it counts once.
-        """
-        from langgraph.types import interrupt
-
-        run = passage.call.attribution.dimensions.get("run", "")
-        answer = interrupt(
-            {"reason": str(error), "run": run, "needed": str(error.needed), "bucket": error.bucket}
-        )
-        if answer == "end":
-            return False
-        if not isinstance(answer, dict) or not answer.keys() <= {"add", "by", "reason"}:
-            raise ValueError(
-                f'resume={answer!r}: answer {{"add": "0.50"}} (US dollars; "by", "reason" may follow) or "end"'
-            )
-        namespace = _config().get("configurable", {}).get("checkpoint_ns", "")
-        add = parse_usd(answer.get("add", 0), name="add")
-        self.maestro.admission.resume(
-            run, f"{namespace}#{asked}", add_nanos=add, by=answer.get("by"), reason=answer.get("reason")
-        )
-        return True
+        return self._exit == "interrupt" and error.reason != "held" and can_pause()
 
 
 def _farewell(error: CapExceeded) -> AIMessage:
     return AIMessage(farewell(error), response_metadata={"maestro": {"stopped": error.reason}})
-
-
-def _turn(state: Any) -> str | None:
-    return (state or {}).get("maestro_turn")
-
-
-def _config() -> RunnableConfig:
-    from langgraph.config import get_config
-
-    return get_config()
-
-
-def _parent(config: RunnableConfig) -> Any:
-    return getattr(config.get("callbacks"), "parent_run_id", None)
