@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .errors import CapExceeded, MaestroError
 from .forks import tell_child
-from .runtree import RunTree, not_sent, upwards
+from .runtree import not_sent, upwards
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -54,7 +55,7 @@ class _OpenCall:
     offer: Offer | None = None
 
 
-class Runs(RunTree):
+class Runs(Turns):
     """The runs of one Maestro and the calls that are open in them."""
 
     def __init__(self, maestro: Maestro) -> None:
@@ -163,6 +164,8 @@ class Runs(RunTree):
     def _draw(
         self, call: Call, parent: Run | None, found: Callable[[], Span | None] | None = None
     ) -> Drawing | None:
+        if self._gone:
+            self.sweep()
         above = parent.span if parent else None
         return self._maestro.telemetry.start(
             _operation(call), call.model, call.attribution, parent=above, call=call, found=found
@@ -289,6 +292,8 @@ class Runs(RunTree):
             drawing.first_chunk_s = first_chunk_s
             if drawing.end(record, error) is False:
                 self._maestro.telemetry.missed()
+            if call.parent is not None:
+                call.parent.latest_ns = time.time_ns()
         return first_chunk_s
 
     def _pop(self, run_id: Hashable) -> _OpenCall | None:

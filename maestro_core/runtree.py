@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
+import time
 from abc import ABC, abstractmethod
-from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Literal
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .telemetry import Drawing, Operation
     from .types import Reservation, Step
 
-__all__ = ["Run", "RunKind", "RunTree", "not_sent", "upwards"]
+__all__ = ["Run", "RunKind", "RunTree", "around_here", "not_sent", "upwards"]
 
 # How many runs at least that have ended are known; at most twice as many.
 _MOST_ENDED = 2_000
@@ -53,6 +52,7 @@ class Run:
         "ended",
         "instance",
         "kind",
+        "latest_ns",
         "name",
         "paid",
         "parent",
@@ -73,6 +73,7 @@ class Run:
         self.span: Span | None = None  # the nearest that we drew
         self.drawing: Drawing | None = None
         self.cost_nanos = 0  # of all calls inside
+        self.latest_ns = 0  # when something inside has ended last, since 1970
         self.paid: Reservation | None = None  # for the use of a tool that has a price
         self.use: Use | None = None  # of a tool, for whoever looks for loops
         self.ended = False
@@ -97,7 +98,6 @@ class RunTree(ABC):
         self._ended: dict[Hashable, Run] = {}
         self._ended_before: dict[Hashable, Run] = {}
         self._lock = fork_safe_lock()
-        self._gone: deque[str] = deque()  # turns that have ended and did not say so
 
     @abstractmethod
     def _settle_use(self, paid: Reservation) -> None:
@@ -207,6 +207,7 @@ class RunTree(ABC):
         *,
         result: object = UNSEEN,
         failed: bool = False,
+        ended_ns: int | None = None,
     ) -> None:
         """A run has ended. With the outermost one, calls inside whose end was not reported are presumed spent.
 
@@ -217,6 +218,7 @@ class RunTree(ABC):
             error: What ended it.
             result: What a tool answered, if that is seen; only a hash of it is kept, to find loops.
             failed: Whether a tool's answer reports an error.
+            ended_ns: When, in nanoseconds since 1970, if it was earlier than now.
         """
         run = self._runs.pop(run_id, None)
         if run is None:
@@ -232,8 +234,12 @@ class RunTree(ABC):
         if run.root is run:
             self._left(run, error)
         if run.drawing is not None:
-            run.drawing.end(error=error, run_cost_nanos=run.cost_nanos, failed_inside=failed)
+            run.drawing.end(
+                error=error, run_cost_nanos=run.cost_nanos, failed_inside=failed, ended_ns=ended_ns
+            )
             run.span = run.drawing.fade() or run.span
+            if run.parent is not None:
+                run.parent.latest_ns = time.time_ns()
         if run.use is not None:
             self._maestro.circles.end(run.use, result, failed=failed, error=error)
             run.use = None
@@ -248,42 +254,6 @@ class RunTree(ABC):
         for run_id, run in forgotten.items():
             if run.root is run and run.run_id == run_id:
                 self._forgotten(run)
-
-    def begin(
-        self,
-        turn: str,
-        parent_id: Hashable | None,
-        *,
-        agent: str,
-        run: str,
-        dimensions: Mapping[str, str],
-        life: object,
-    ) -> None:
-        """A door is told that its agent begins; where no handler follows it, that is a run. `leave` it when it ends.
-
-        Calls inside `around(..., turn)` whose own parents are not known stand below it.
-
-        Args:
-            turn: What the door calls it.
-            parent_id: The framework's run that the door is told in.
-            agent: Its name, or nothing.
-            run: The name of the outermost run.
-            dimensions: Those that the framework's metadata gives.
-            life: Something that lives as long as the agent runs, for ends that nobody tells the door of.
-        """
-        with suppress(IndexError):  # other threads are at it, too
-            while self._gone:
-                self.leave(self._gone.popleft())
-        around = _around.get()
-        inside = Attribution(around.dimensions, (*around.path, ("agent", agent))) if around else None
-        known = self._find(parent_id) or (self._latest(inside) if inside else None)
-        if known is not None:
-            self._runs[turn] = known
-        else:
-            self.enter(turn, None, kind="agent", name=agent, dimensions=dimensions)
-            self.name(turn, run)
-        # It may be collected anywhere, also inside a lock that an end would take.
-        weakref.finalize(life, self._gone.append, turn).atexit = False
 
     def kind(self, run_id: Hashable | None) -> RunKind | None:
         """Return what the innermost run is that `run_id` is a part of, or None if it is not known."""
@@ -383,6 +353,11 @@ class RunTree(ABC):
             if mine and run.path == path[: len(run.path)]:
                 return run
         return None
+
+
+def around_here() -> Attribution | None:
+    """Return whom calls are for where no run tree reaches, as a door around the caller says."""
+    return _around.get()
 
 
 def upwards(run: Run | None) -> Iterator[Run]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .callbacks import MaestroCallbackHandler
 
-__all__ = ["begins", "ended_at_limit", "ends", "fault", "seen_by", "where"]
+__all__ = ["begins", "ended_at_limit", "ends", "fault", "goes_on", "hands_over", "seen_by", "where"]
 
 
 # LangChain asks this variable for a handler whenever it configures a run, so that a call through a door is seen
@@ -79,6 +79,22 @@ def begins(maestro: Maestro, turn: str, run: str, config: RunnableConfig, runtim
         dimensions=dimensions(metadata, maestro.settings.dimensions),
         life=runtime.stream_writer,  # made anew for each run of a graph
     )
+
+
+def goes_on(maestro: Maestro, state: Any, runtime: Any) -> None:
+    """An agent's model or tool is called: an agent that was paused, here or in another process, begins again."""
+    turn = (state or {}).get("maestro_turn")
+    if turn and maestro.runs.resumes(turn, runtime.stream_writer):
+        from langgraph.config import get_config  # there is no agent without it
+
+        begins(maestro, turn, str(state.get("maestro_run") or turn), get_config(), runtime)
+
+
+def hands_over(maestro: Maestro, state: Any, result: Any) -> None:
+    """A tool has answered: with a command for the graph around its agent, the agent's turn is over."""
+    turn = (state or {}).get("maestro_turn")
+    if turn and getattr(result, "graph", None) is not None:
+        maestro.runs.leave(turn)
 
 
 def ends(maestro: Maestro, state: Any, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from maestro_core.exits import LastCalls, check_exit, farewell, stops_only_the_t
 from maestro_core.failures import classify, pause_s
 from maestro_core.types import new_key
 
-from ._door import begins, ended_at_limit, ends, seen_by
+from ._door import begins, ended_at_limit, ends, goes_on, hands_over, seen_by
 from ._passage import Passage, config_here, inside_tool, parent_of, passage_of, turn_of
 from ._pause import ask_person, can_pause
 from ._watch import Watch
@@ -100,6 +100,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any] | AIMessage:
         """Reserve, send, settle; at a cap, leave as `exit_behavior` says."""
+        goes_on(self.maestro, request.state, request.runtime)
         try:
             return self._pass(request, handler)
         except BaseException as error:
@@ -112,6 +113,7 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | AIMessage:
         """As `wrap_model_call`; waits without blocking the event loop."""
+        goes_on(self.maestro, request.state, request.runtime)
         try:
             return await self._apass(request, handler)
         except BaseException as error:
@@ -120,27 +122,33 @@ class MaestroMiddleware(AgentMiddleware[_State, Any, Any]):
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
         """Tell the calls inside a tool whom they are for; hold for the tool itself, if it has a price."""
+        goes_on(self.maestro, request.state, request.runtime)
         try:
             with self._tool_door(request):
-                return handler(request)
+                answer = handler(request)
         except CapExceeded as error:
             return self._not_run(request, error)
         except BaseException as error:
             ends(self.maestro, request.state, error)
             raise
+        hands_over(self.maestro, request.state, answer)
+        return answer
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
     ) -> Any:
         """As `wrap_tool_call`."""
+        goes_on(self.maestro, request.state, request.runtime)
         try:
             with self._tool_door(request):
-                return await handler(request)
+                answer = await handler(request)
         except CapExceeded as error:
             return self._not_run(request, error)
         except BaseException as error:
             ends(self.maestro, request.state, error)
             raise
+        hands_over(self.maestro, request.state, answer)
+        return answer
 
     # -- one request ----------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ FLOORS = {
     2: "caps waiting latches fitting ledger",
     3: "forecasts endpoints failures health cachestate learned deadlines routing anomaly loops",
     4: "telemetry alerts",
-    5: "maestro admission payers declared circles doors grants incidents thresholds contributors suspicions watch history quote refusal runs runtree spool"
+    5: "maestro admission payers declared circles doors grants incidents thresholds contributors suspicions watch history quote refusal runs runtree turns spool"
     " open_call queries router attempts journey sending exits",
     6: "report backtest export testing",
     7: "cli terminal web",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
@@ -35,6 +36,13 @@ __all__ = ["Drawing", "Operation", "Telemetry"]
 _log = logging.getLogger("maestro")
 
 
+class Finishes(Protocol):
+    """What knows of runs that may be open at the end."""
+
+    def finish(self) -> None:
+        """End them."""
+
+
 class Telemetry:
     """Spans, metrics and events of one Maestro: through the user's providers, or through our own if only an endpoint is set."""
 
@@ -53,6 +61,7 @@ class Telemetry:
         self._departures: list[export.Departure] = []
         self._left = self._closed = False
         self._missed = False
+        self._finishes: weakref.ref[Finishes] | None = None
         self.metrics = Metrics(self._meters)
         self.events = Events(self._logs)
         tell_child(self._forked)
@@ -129,8 +138,15 @@ class Telemetry:
                 ' put the Maestro handler first in `callbacks`, or set spans = "own"'
             )
 
+    def finishes(self, runs: Finishes) -> None:
+        """Finish these runs before the last spans leave."""
+        self._finishes = weakref.ref(runs)
+
     def leave(self) -> None:
         """Begin to deliver what is queued of spans and metrics; `close` waits for it. Only events may follow."""
+        runs = self._finishes() if self._finishes is not None else None
+        if runs is not None:
+            runs.finish()
         with self._lock:
             self._left, self._latest = True, None
             made = (self._own_tracers, self._own_meters)

@@ -131,10 +131,12 @@ class Drawing:
         *,
         run_cost_nanos: int = 0,
         failed_inside: bool = False,
+        ended_ns: int | None = None,
     ) -> bool:
         """End it with what the ledger says it cost, or with the error that ended it; return whether anybody saw.
 
-        `failed_inside` says that a tool told its model of an error, instead of raising it.
+        `failed_inside` says that a tool told its model of an error, instead of raising it; `ended_ns` when it ended, in
+        nanoseconds since 1970, if that was earlier than now.
         """
         own = self._own
         try:
@@ -155,7 +157,7 @@ class Drawing:
                 own.set_attributes(facts)
             if record is not None:
                 self._add_events(own, record)
-            own.end()
+            own.end(ended_ns)
         except Exception:  # noqa: BLE001 - as in `harmless`
             failed("Drawing.end")
         return True
