@@ -344,10 +344,10 @@ class SQLiteMachine(LedgerMachine):
     def damage(self, table, amount, at_open):
         """Make counters wrong; they are put right by a person, or (the journal is short) when the file is opened."""
         statement = {
-            "buckets": "UPDATE buckets SET spent_nanos = spent_nanos + ?1",
-            "hourly_spend": "UPDATE hourly_spend SET cost_nanos = cost_nanos + ?1"
+            "buckets": "UPDATE buckets SET spent_nanos = spent_nanos + ?",
+            "hourly_spend": "UPDATE hourly_spend SET cost_nanos = cost_nanos + ?"
             " WHERE hour_us >= (SELECT coalesce(max(before_us), 0) FROM archives)",
-            "rows": "DELETE FROM buckets WHERE ?1",
+            "rows": "DELETE FROM buckets WHERE ?",
         }[table]
         self.deleted |= table == "rows"
         with self.ledger._database.writing as connection:

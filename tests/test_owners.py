@@ -265,6 +265,7 @@ def test_a_waiter_is_told_as_soon_as_the_holder_is_dead(url, make_maestro):
         waiter = threading.Thread(target=wait)
         waiter.start()
         while not maestro.admission.line._waiters:
+            assert waiter.is_alive()
             time.sleep(0.01)
         end(other)
         waiter.join(60)

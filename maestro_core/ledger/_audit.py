@@ -218,10 +218,10 @@ def _lost(connection: sqlite3.Connection, archived_us: int) -> str:
     if not archived_us:
         return ""
     written, left = connection.execute(
-        "SELECT (SELECT coalesce(sum(cost_nanos), 0) FROM hourly_spend WHERE dimension = '' AND hour_us < ?1),"
+        "SELECT (SELECT coalesce(sum(cost_nanos), 0) FROM hourly_spend WHERE dimension = '' AND hour_us < :archived_us),"
         " (SELECT coalesce(sum(cost_nanos), 0) FROM carried)"
-        " + (SELECT coalesce(sum(cost_nanos), 0) FROM journal WHERE reserved_at_us < ?1)",
-        (archived_us,),
+        " + (SELECT coalesce(sum(cost_nanos), 0) FROM journal WHERE reserved_at_us < :archived_us)",
+        {"archived_us": archived_us},
     ).fetchone()
     if written == left:
         return ""

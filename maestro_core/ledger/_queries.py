@@ -38,8 +38,8 @@ _CLOSING = "('settled', 'corrected', 'released')"
 # meters' version; whether the key is held; whether it was settled, corrected or released; whether anybody has a ticket.
 # The plus keeps the kinds out of the search in the index: one look instead of three.
 ASK_BEFORE_HOLDING = (
-    "SELECT clock_us, meters_version, EXISTS (SELECT 1 FROM holds WHERE key = ?1),"  # noqa: S608 - constants
-    f" EXISTS (SELECT 1 FROM journal WHERE key = ?1 AND +kind IN {_CLOSING}), EXISTS (SELECT 1 FROM tickets) FROM store"
+    "SELECT clock_us, meters_version, EXISTS (SELECT 1 FROM holds WHERE key = :key),"  # noqa: S608 - constants
+    f" EXISTS (SELECT 1 FROM journal WHERE key = :key AND +kind IN {_CLOSING}), EXISTS (SELECT 1 FROM tickets) FROM store"
 )
 
 # All that closing a hold has to know: the stored clock, the meters' version, the journal's last number; and of the hold, if

@@ -127,10 +127,10 @@ def spends(
 def run_spends(connection: sqlite3.Connection, run: str) -> Iterator[Spend]:
     """Yield what the journal's calls of one run cost."""
     rows = connection.execute(
-        "SELECT dimensions, path, ?1, provider, model, 0, cost FROM (SELECT attribution_id, provider, model,"  # noqa: S608 - constants
-        f" sum(cost_nanos) AS cost FROM journal WHERE run = ?1 AND {_OF_CALLS} GROUP BY attribution_id, provider, model)"
+        "SELECT dimensions, path, :run, provider, model, 0, cost FROM (SELECT attribution_id, provider, model,"  # noqa: S608 - constants
+        f" sum(cost_nanos) AS cost FROM journal WHERE run = :run AND {_OF_CALLS} GROUP BY attribution_id, provider, model)"
         " JOIN attributions USING (attribution_id)",
-        (run,),
+        {"run": run},
     )
     return _spends(rows)
 

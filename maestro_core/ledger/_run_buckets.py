@@ -52,8 +52,8 @@ def has_called(connection: sqlite3.Connection, run: str) -> bool:
     The buckets of a run with open holds are never dropped, so nobody has to look through those.
     """
     found = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM journal WHERE run = ?1) OR EXISTS (SELECT 1 FROM carried WHERE run = ?1)",
-        (run,),
+        "SELECT EXISTS (SELECT 1 FROM journal WHERE run = :run) OR EXISTS (SELECT 1 FROM carried WHERE run = :run)",
+        {"run": run},
     ).fetchone()
     return bool(found[0])
 

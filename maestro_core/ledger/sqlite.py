@@ -99,7 +99,7 @@ class SQLiteLedger(Inquiries):
             self.declare([meter for meter, _ in hold.limits])
         key = hold.key
         with self._database.writing as connection:
-            asked = connection.execute(ASK_BEFORE_HOLDING, (key,)).fetchone()
+            asked = connection.execute(ASK_BEFORE_HOLDING, {"key": key}).fetchone()
             clock_us, version, is_held, is_closed, any_waits = asked
             if version != self._counters.version:
                 self._counters.refresh(connection, version)
