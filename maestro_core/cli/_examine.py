@@ -16,7 +16,7 @@ from maestro_core.clock import from_micros
 from maestro_core.errors import MaestroError
 from maestro_core.money import to_usd
 
-from ._shared import sqlite_path
+from ._shared import is_there, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -205,7 +205,7 @@ def _embedded(url: str, found: dict[str, Any], problems: list[str]) -> Ledger | 
     from maestro_core.ledger import open_ledger
 
     path = sqlite_path(url)
-    if path is None or path.exists():
+    if path is None or is_there(path):
         return open_ledger(url, repair=False)  # to see what is wrong, and change nothing unasked
     found["state"] = f"none yet: the first call creates {path.absolute()}"
     folder = path.absolute().parent

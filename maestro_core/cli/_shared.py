@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from maestro_core.maestro import Maestro
 
-__all__ = ["AsJson", "check_times", "echo_json", "open_maestro", "sqlite_path"]
+__all__ = ["AsJson", "check_times", "echo_json", "is_there", "open_maestro", "sqlite_path"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money as decimal strings.")]
 
@@ -50,6 +50,19 @@ def sqlite_path(url: str) -> Path | None:
     return Path(path) if path != url and path else None
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is such a file.
+
+    Raises:
+        OSError: If that cannot be known, as in a folder that is closed; `Path.exists` says no then, since Python 3.14.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 @contextmanager
 def open_maestro() -> Iterator[Maestro]:
     """Open the ledger that settings name, to read it.
@@ -68,7 +81,7 @@ def open_maestro() -> Iterator[Maestro]:
             "set MAESTRO_LEDGER=sqlite:///maestro.db, there and here"
         )
     path = sqlite_path(url)
-    if path is not None and not path.exists():
+    if path is not None and not is_there(path):
         raise LedgerUnavailable(
             f"no ledger at {path.absolute()}; nothing was spent here yet, or set MAESTRO_LEDGER"
         )
