@@ -205,6 +205,7 @@ def test_a_fork_behind_pythons_back_is_noticed(ledger, monkeypatch):
     ledger.reserve(hold(6))
     assert ledger._database.writing._connection is not inherited
     assert len({h.owner for h in ledger.holds()}) == 2
+    ledger.close()  # while it is the child's, or nobody closes what the child has opened
     _database._inherited.remove(inherited)
     inherited.close()
 
@@ -407,6 +408,18 @@ def test_a_file_or_folder_without_permission(what):
             with pytest.raises(LedgerUnavailable, match=r"read-only|cannot be opened") as caught:
                 spend(open_ledger(f"sqlite:///{path}"), 5)
         target.chmod(0o755)
+        one_line(caught, path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX permissions here")
+def test_a_folder_in_a_closed_one():
+    with TemporaryDirectory() as closed:
+        path = Path(closed, "folder", "ledger.db")
+        path.parent.mkdir()
+        Path(closed).chmod(0)
+        with as_nobody(closed), pytest.raises(LedgerUnavailable, match="cannot be opened") as caught:
+            open_ledger(f"sqlite:///{path}")
+        Path(closed).chmod(0o700)
         one_line(caught, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import stat
 import threading
 import time
 import weakref
@@ -202,7 +203,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         # Absolute, because connections are opened again after a fork, perhaps from another folder.
         self.path = path.absolute()
-        if not self.path.parent.is_dir():
+        if _is_missing(self.path.parent):
             raise LedgerUnavailable(
                 f"the ledger file {self.path} cannot be made: the folder {self.path.parent} does not exist;"
                 " create it or name another file"
@@ -239,6 +240,15 @@ class Database:
                 yield connection
         except sqlite3.Error as error:
             raise unavailable(self.path, error) from error
+
+
+def _is_missing(folder: Path) -> bool:
+    try:
+        return not stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # it is closed to us, or worse: SQLite, too, cannot open a file in it
 
 
 def connect(path: Path) -> sqlite3.Connection:
