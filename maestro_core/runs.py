@@ -74,9 +74,9 @@ class Runs(Turns):
 
     def _left(self, run: Run, error: BaseException | None) -> None:
         if run.calls:
-            self._presume(
-                [self._calls[call_id] for call_id in tuple(run.calls) if call_id in self._calls], error
-            )
+            # One that ends just now, in another thread, is not left.
+            found = [self._calls.get(call_id) for call_id in tuple(run.calls)]
+            self._presume([call for call in found if call is not None], error)
 
     def _presume(self, calls: Sequence[_OpenCall], error: BaseException | None) -> None:
         """Calls are left: they count as spent, and are shown so. If they end after all, only the money is corrected."""
