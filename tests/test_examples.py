@@ -13,13 +13,17 @@ from rich.console import Console
 
 ROOT = Path(__file__).parents[1]
 REPLAY = ROOT / "examples/02_replay_production_trace.py"
+# Every warning is an error, but for langsmith's on Python 3.14, as in pyproject.toml.
+WARNINGS = (
+    "error,ignore:'asyncio.iscoroutinefunction' is:DeprecationWarning:langsmith._internal._beta_decorator"
+)
 
 
 def run(example, *arguments, cwd):
     return subprocess.run(
         [sys.executable, str(example), *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "80"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": WARNINGS, "COLUMNS": "80"},
         capture_output=True,
         text=True,
         check=False,

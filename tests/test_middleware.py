@@ -369,11 +369,14 @@ async def test_a_cancelled_waiter_leaves_the_line(provider, openai, make_maestro
     cap = 500_000  # room for two
     maestro = make_maestro(caps=[Cap(usd(cap))])
     agent = burst_agent(model, maestro)
-    tasks = [asyncio.create_task(agent.ainvoke(BRIEF)) for _ in range(4)]
+    names = [f"How does battery {number} age?" for number in range(4)]
+    tasks = [asyncio.create_task(agent.ainvoke({"messages": [("user", name)]})) for name in names]
     await until(lambda: len(provider.requests) >= 2)
-    tasks[2].cancel()
+    sent = {request.prompt for request in provider.requests}  # which are first is for the event loop to say
+    waiter = next(number for number, name in enumerate(names) if name not in sent)
+    tasks[waiter].cancel()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(outcomes[2], asyncio.CancelledError)
+    assert isinstance(outcomes[waiter], asyncio.CancelledError)
     assert maestro.admission.line.ahead(frozenset({("all", ())}), None) is None
     assert_sound(maestro, provider, cap)
 
