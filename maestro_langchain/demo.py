@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import tempfile
 from collections import Counter
 from contextlib import contextmanager
@@ -77,7 +78,9 @@ def run(*, ledger: str | None = None, live: bool = False) -> int:
             _summary(maestro, models, console, halted, before)
     finally:
         maestro.close()  # delivers the spans, too
-    console.print(f"\nThe ledger stays; ask it: MAESTRO_LEDGER={url} maestro report --by customer")
+    console.print(
+        f"\nThe ledger stays; ask it: MAESTRO_LEDGER={shlex.quote(url)} maestro report --by customer"
+    )
     return 0 if halted else 1
 
 

@@ -1,10 +1,13 @@
 """The examples run as they are, and would notice if they were wrong."""
 
 import io
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from decimal import Decimal
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -105,3 +108,17 @@ def test_the_llamaindex_example_reconciles(tmp_path):
     assert "1  the agent was stopped: cap exceeded (spent): run=" in done.stdout
     assert "4  gpt-4.1-nano was down; gpt-4.1-mini answered" in done.stdout
     assert "agree to the nano-dollar" in done.stdout
+
+
+def test_the_demo_agrees_with_the_bill_and_its_ledger_can_be_asked_as_it_says(tmp_path):
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    command = [sys.executable, "-c", "from maestro_core.cli import main; main()"]
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    shown = subprocess.run([*command, "demo"], check=True, **options).stdout
+    assert "They agree to the nano-dollar." in shown
+    ask = shown.splitlines()[-1].removeprefix("The ledger stays; ask it: ")
+    ask = ask.replace(" maestro ", f" {shlex.join(command)} ") + " --json"
+    answer = subprocess.run(["sh", "-c", ask], check=True, **options).stdout  # noqa: S607 - whichever shell there is
+    assert f"by Maestro's ledger:  ${Decimal(json.loads(answer)['total']):.9f}" in shown
